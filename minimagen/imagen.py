@@ -1,0 +1,353 @@
+"""The cascade: a base stage draws a small picture of the caption, the others enlarge it.
+
+A ``Stage`` is one diffusion model: a U-Net, a noise schedule, and how it is trained and sampled.
+``Imagen`` is a chain of stages (Saharia et al., 2205.11487; Ho et al., cascades, 2106.15282).
+Captions come as embeddings, see ``text``; pictures are (B, 3, side, side) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minimagen.augmentation import augment, random_levels
+from minimagen.diffusion import (
+    Denoiser,
+    Parameterization,
+    Weighting,
+    diffusion_loss,
+    q_sample,
+    to_x,
+)
+from minimagen.guidance import Threshold, guide, threshold, weight_at
+from minimagen.samplers import SAMPLERS, NoiseSource
+from minimagen.schedules import NoiseSchedule, expand
+from minimagen.unet import Unet, UnetConfig
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How one stage is trained and sampled; its network has a configuration of its own."""
+
+    side: int = 64  # of its pictures, in pixels
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)  # of noise over time
+    parameterization: Parameterization = "v"  # what the U-Net puts out
+    weighting: Weighting = "uniform"  # of the loss over time
+    guidance_weight: float = 1.0  # 1 is off; how far to go where the caption points
+    guidance_interval: tuple[float, float] | None = None  # of t where guidance is on; None: always
+    threshold: Threshold = "dynamic"  # how x_hat is kept in range
+    percentile: float = 0.95  # of |x_hat| that dynamic thresholding brings to 1
+    sampler: str = "ddim"  # one of samplers.SAMPLERS
+    steps: int = 20  # of the sampler, at most the cascade's timesteps
+    eta: float = 0.0  # noise that the DDIM sampler renews, 0 to 1
+    aug_level: float = 0.1  # noise on the low-resolution picture when sampling, 0 to 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, dict):  # JSON brings dictionaries and lists
+            object.__setattr__(self, "schedule", NoiseSchedule(**self.schedule))
+        if self.guidance_interval is not None:
+            object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+            weight_at(torch.zeros(1), 1.0, self.guidance_interval)  # its errors are told here
+        choices = {
+            "parameterization": get_args(Parameterization),
+            "weighting": get_args(Weighting),
+            "threshold": get_args(Threshold),
+            "sampler": tuple(SAMPLERS),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"stage {name} is {getattr(self, name)!r}, it should be one of "
+                    f"{', '.join(allowed)}"
+                )
+        for name, low in (("side", 1), ("steps", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"stage {name} is {getattr(self, name)}, it should be >= {low}")
+        for name in ("eta", "aug_level"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"stage {name} is {getattr(self, name)}, it should be in [0, 1]")
+        if not 0 < self.percentile <= 1:
+            raise ValueError(f"stage percentile is {self.percentile}, it should be in (0, 1]")
+
+
+@dataclass(frozen=True)
+class ImagenConfig:
+    """The cascade but for its U-Nets, which have configurations of their own (``UnetConfig``)."""
+
+    stages: tuple[StageConfig, ...]  # from the base to the last super-resolution
+    timesteps: int = 1000  # grid of times from which samplers choose their steps
+    text_encoder: str = "t5_tiny"  # see text.load_text_encoder
+    max_tokens: int = 64  # most tokens of a caption
+    text_dropout: float = 0.1  # share of captions hidden in training, for guidance
+
+    def __post_init__(self) -> None:
+        stages = tuple(StageConfig(**s) if isinstance(s, dict) else s for s in self.stages)
+        object.__setattr__(self, "stages", stages)
+        if not stages:
+            raise ValueError("imagen stages is empty, it should have at least one stage")
+        sides = [stage.side for stage in stages]
+        if sides != sorted(set(sides)):
+            raise ValueError(f"imagen stages have sides {sides}, these should grow")
+        for stage in stages:
+            if stage.steps > self.timesteps:
+                raise ValueError(
+                    f"stage steps is {stage.steps}, it should be at most timesteps {self.timesteps}"
+                )
+        if self.max_tokens < 2:
+            raise ValueError(f"imagen max_tokens is {self.max_tokens}, it should be at least 2")
+        if not 0 <= self.text_dropout <= 1:
+            raise ValueError(f"imagen text_dropout is {self.text_dropout}, it should be in [0, 1]")
+
+
+class Draws(NamedTuple):
+    """Everything random in one training step, so that a loss can be repeated exactly."""
+
+    t: Tensor  # times in [0, 1], (B,)
+    eps: Tensor  # noise, (B, 3, side, side)
+    keep_text: Tensor  # (B,) bool, False hides the caption
+    aug_level: Tensor  # of the low-resolution picture, one per picture in [0, 1], (B,)
+    aug_noise: Tensor  # (B, 3, side, side)
+
+    def to(self, device: torch.device | str) -> Draws:
+        """The same on another device."""
+        return Draws(*(part.to(device) for part in self))
+
+
+def resize(pictures: Tensor, side: int) -> Tensor:
+    """Pictures (B, C, H, W) at another size, (B, C, side, side).
+
+    Down: the mean of the pixels that fall together (an integer factor) or antialiased bilinear; up:
+    bilinear. Values stay within the range of the input.
+    """
+    height, width = pictures.shape[-2:]
+    if height == width == side:
+        return pictures
+    if height == width and height % side == 0:
+        return F.avg_pool2d(pictures, height // side)
+    return F.interpolate(
+        pictures, size=(side, side), mode="bilinear", antialias=height > side or width > side
+    )
+
+
+class Stage(nn.Module):
+    """One diffusion model of the cascade. As a module it computes its own training loss.
+
+    config:       of training and sampling
+    unet:         of the network; ``unet.lowres`` says whether this is a super-resolution stage
+    lowres_side:  side of the previous stage's pictures; None for a base stage
+    """
+
+    def __init__(self, config: StageConfig, unet: UnetConfig, lowres_side: int | None) -> None:
+        super().__init__()
+        if unet.lowres != (lowres_side is not None):
+            raise ValueError(
+                f"unet lowres is {unet.lowres} for the stage of {config.side} pixels, it should "
+                "be false for the first stage and true for all others"
+            )
+        if config.side % unet.side_multiple:
+            raise ValueError(
+                f"stage side is {config.side}, its U-Net needs a multiple of {unet.side_multiple}"
+            )
+        self.config = config
+        self.lowres_side = lowres_side
+        self.unet = Unet(unet)
+
+    def draw(self, batch: int, text_dropout: float, generator: torch.Generator) -> Draws:
+        """Draw what a training step of ``batch`` pictures needs.
+
+        Times are uniform, one in each of ``batch`` equal parts of [0, 1] (low-discrepancy times,
+        VDM 2107.00630, app. I): the mean loss of a batch then varies less.
+        """
+        shape = (batch, 3, self.config.side, self.config.side)
+        start, order = (
+            torch.rand((), generator=generator),
+            torch.randperm(batch, generator=generator),
+        )
+        return Draws(
+            t=((start + order) / batch) % 1,
+            eps=torch.randn(shape, generator=generator),
+            keep_text=torch.rand(batch, generator=generator) >= text_dropout,
+            aug_level=random_levels(batch, generator),
+            aug_noise=torch.randn(shape if self.lowres_side else (batch,), generator=generator),
+        )
+
+    def forward(self, pictures: Tensor, text: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+        """Training loss of each picture, (B,) (DDPM, 2006.11239, algorithm 1).
+
+        pictures: clean, (B, 3, H, W) in [-1, 1] at any size not below the stage's
+        text, mask: captions, (B, N, D) and (B, N)
+        draws: see ``draw``
+        """
+        x = resize(pictures, self.config.side)
+        alpha, sigma = self.config.schedule.alpha_sigma(expand(draws.t, x))
+        z = q_sample(x, draws.eps, alpha, sigma)
+        lowres = None
+        if self.lowres_side is not None:
+            lowres = resize(pictures, self.lowres_side)
+        out = self._unet(
+            z,
+            draws.t,
+            text,
+            mask,
+            draws.keep_text,
+            self._condition(lowres, draws.aug_level, draws.aug_noise),
+        )
+        return diffusion_loss(
+            self.config.parameterization, out, x, draws.eps, alpha, sigma, self.config.weighting
+        )
+
+    def _condition(
+        self, lowres: Tensor | None, level: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """The low-resolution picture as the U-Net sees it, in training and sampling alike.
+
+        It is in [-1, 1] already; enlarged first, noised then.
+        """
+        if lowres is None:
+            return None
+        enlarged = resize(lowres, self.config.side)
+        return augment(enlarged, level, noise, self.config.schedule), level
+
+    def _unet(
+        self,
+        z: Tensor,
+        t: Tensor,
+        text: Tensor,
+        mask: Tensor,
+        keep_text: Tensor | None,
+        condition: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        lowres, level = condition if condition is not None else (None, None)
+        return self.unet(z, t, text, mask, keep_text, lowres, level)
+
+    def denoiser(
+        self, text: Tensor, mask: Tensor, condition: tuple[Tensor, Tensor] | None = None
+    ) -> Denoiser:
+        """denoise(z, t) -> x_hat for these captions: U-Net, parameterisation, guidance, threshold.
+
+        text, mask: (B, N, D), (B, N). condition: low-resolution pictures, noised, at this stage's
+        size, and their levels (B,). Where guidance is on, the U-Net runs once on a batch of 2 B:
+        with and without captions.
+        """
+        config = self.config
+
+        def denoise(z: Tensor, t: Tensor) -> Tensor:
+            weight = weight_at(t, config.guidance_weight, config.guidance_interval)  # (B,)
+            alpha, sigma = config.schedule.alpha_sigma(expand(t, z))
+            if bool((weight == 1).all()):
+                out = self._unet(z, t, text, mask, None, condition)
+            else:
+                keep = torch.arange(2 * len(z), device=z.device) < len(z)  # captions, then none
+                both = None if condition is None else tuple(torch.cat([c, c]) for c in condition)
+                out = self._unet(
+                    torch.cat([z, z]),
+                    torch.cat([t, t]),
+                    torch.cat([text, text]),
+                    torch.cat([mask, mask]),
+                    keep,
+                    both,
+                )
+                out = guide(*out.chunk(2), expand(weight, z))
+            x = to_x(config.parameterization, out, z, alpha, sigma)
+            return threshold(x, config.threshold, config.percentile)
+
+        return denoise
+
+    def sample(
+        self,
+        text: Tensor,
+        mask: Tensor,
+        noise: NoiseSource,
+        timesteps: int,
+        lowres: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Draw pictures of captions, yielding every state (B, 3, side, side); the last is clean.
+
+        lowres: the previous stage's pictures, (B, 3, h, w) in [-1, 1]; None in a base stage.
+        Raises ValueError if it is missing, or given to a base stage.
+        """
+        if (lowres is None) != (self.lowres_side is None):
+            raise ValueError(
+                f"the stage of {self.config.side} pixels "
+                + ("needs a low-resolution picture" if lowres is None else "takes none")
+            )
+        config = self.config
+        z = noise()
+        level = torch.full((len(z),), config.aug_level, device=z.device)
+        condition = self._condition(lowres, level, noise() if lowres is not None else z)
+        times = config.schedule.times(timesteps, config.steps)
+        sampler = SAMPLERS[config.sampler]
+        denoise = self.denoiser(text, mask, condition)
+        yield from sampler(denoise, z, config.schedule, times, noise, eta=config.eta)
+
+
+class Imagen(nn.Module):
+    """A cascade of stages; ``stages[i]`` is a registered submodule, trained by itself.
+
+    Raises ValueError when the numbers of stages and U-Nets differ, or one does not fit the other.
+    """
+
+    def __init__(self, config: ImagenConfig, unets: Sequence[UnetConfig]) -> None:
+        super().__init__()
+        if len(unets) != len(config.stages):
+            raise ValueError(
+                f"{len(config.stages)} stages have {len(unets)} U-Nets, each should have one"
+            )
+        self.config = config
+        sides = [None, *(stage.side for stage in config.stages)]
+        self.stages = nn.ModuleList(
+            Stage(stage, unet, side)
+            for stage, unet, side in zip(config.stages, unets, sides[:-1], strict=True)
+        )
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        text: Tensor,
+        mask: Tensor,
+        seeds: Sequence[int],
+        lowres: Tensor | None = None,
+        start: int = 0,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> list[Tensor]:
+        """Pictures of captions, one batch (B, 3, side, side) in [-1, 1] for each stage run.
+
+        text, mask: captions, (B, N, D) and (B, N)
+        seeds:      one per picture; picture i depends on its caption and seeds[i] alone
+        lowres:     begin from these pictures (B, 3, h, w) in [-1, 1], at stage ``start`` >= 1
+        start:      first stage to run
+        on_step:    told (stage, step) after every step of a sampler, both from 0
+
+        The last entry is the finished picture. The U-Nets are put in eval mode meanwhile. Raises
+        ValueError when seeds and captions differ in number, or start and lowres do not agree.
+        """
+        if len(seeds) != len(text):
+            raise ValueError(f"{len(text)} captions have {len(seeds)} seeds, each needs one")
+        if not 0 <= start < len(self.stages) or (start > 0) != (lowres is not None):
+            raise ValueError(
+                f"start is {start}, it should be 0 without a low-resolution picture and 1 to "
+                f"{len(self.stages) - 1} with one"
+            )
+        was_training = self.training
+        self.eval()
+        pictures = []
+        try:
+            for index in range(start, len(self.stages)):
+                stage: Stage = self.stages[index]
+                shape = (3, stage.config.side, stage.config.side)
+                noise = NoiseSource(seeds, shape, text.device, stream=index)
+                states = stage.sample(text, mask, noise, self.config.timesteps, lowres)
+                for step, state in enumerate(states):
+                    lowres = state
+                    if on_step is not None:
+                        on_step(index, step)
+                lowres = lowres.clamp(-1, 1)
+                pictures.append(lowres)
+        finally:
+            self.train(was_training)
+        return pictures

@@ -1,0 +1,197 @@
+"""The parts a U-Net is built from: embeddings, attention, residual blocks, resampling.
+
+Feature maps are (B, C, H, W); text and other sequences are (B, N, D). A mask is boolean, True where
+a token counts; a masked token never changes a result.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def sinusoidal_embedding(values: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Sines and cosines of ``values`` at ``dim // 2`` frequencies: (B,) -> (B, dim).
+
+    Vaswani et al. (1706.03762, section 3.5). Raises ValueError when ``dim`` is odd.
+    """
+    if dim % 2:
+        raise ValueError(f"dim is {dim}, a sinusoidal embedding needs an even one")
+    exponent = torch.arange(dim // 2, device=values.device) / (dim // 2)
+    angles = values.float()[:, None] * max_period**-exponent  # (B, dim / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """A number in [0, 1] per picture, (B,), as a vector, (B, dim)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.mlp(sinusoidal_embedding(1000 * t, self.dim))
+
+
+def position_features(height: int, width: int, dim: int, device: torch.device) -> Tensor:
+    """Where each pixel lies, as ``dim`` smooth functions of its place: (dim, H, W) in [-1, 1].
+
+    Half are cosines of the row, half of the column, of 1 to dim / 2 half-waves over the picture;
+    the first tells left from right (top from bottom) by its sign. A convolution cannot know where
+    it is, so without them "left" means nothing to it (CoordConv, 1807.03247). Raises ValueError when ``dim`` is odd.
+    """
+    if dim % 2:
+        raise ValueError(f"dim is {dim}, position features need an even one")
+
+    def waves(side: int) -> Tensor:
+        place = (torch.arange(side, device=device) + 0.5) / side
+        order = torch.arange(1, dim // 2 + 1, device=device)
+        return torch.cos(math.pi * order[:, None] * place)  # (dim / 2, side)
+
+    rows = waves(height)[:, :, None].expand(-1, -1, width)
+    columns = waves(width)[:, None, :].expand(-1, height, -1)
+    return torch.cat([rows, columns])
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries (B, N, dim) over a context (B, M, context_dim).
+
+    softmax(q k^T / sqrt(d)) v (1706.03762, eq. 1); masked context tokens score minus infinity, so
+    every row of the mask, (B, M) bool, needs at least one True. Returns (B, N, dim).
+    """
+
+    def __init__(self, dim: int, context_dim: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, heads * head_dim, bias=False)
+        self.to_k = nn.Linear(context_dim, heads * head_dim, bias=False)
+        self.to_v = nn.Linear(context_dim, heads * head_dim, bias=False)
+        self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = (
+            rearrange(part, "b n (h d) -> b h n d", h=self.heads)
+            for part in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, h, N, M)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+        out = scores.softmax(dim=-1).to(v.dtype) @ v  # (B, h, N, d)
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+
+
+class AttentionPooling(nn.Module):
+    """A sequence (B, N, dim) as one vector (B, out_dim): learned queries attend over it.
+
+    Imagen pools its text so (2205.11487, app. B). With several queries each can look for one role,
+    "what stands on the left", where a mean would mix all words. mask (B, N) bool.
+    """
+
+    def __init__(self, dim: int, out_dim: int, queries: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, dim))
+        self.attention = Attention(dim, dim, heads, head_dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(queries * dim),
+            nn.Linear(queries * dim, out_dim),
+            nn.SiLU(),
+            nn.Linear(out_dim, out_dim),
+        )
+
+    def forward(self, text: Tensor, mask: Tensor) -> Tensor:
+        queries = self.queries.expand(len(text), -1, -1)  # (Q, D) -> (B, Q, D)
+        pooled = self.attention(queries, text, mask)
+        return self.mlp(pooled.flatten(1))  # (B, Q, D) -> (B, Q*D) -> (B, out_dim)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the pixels, cross-attention to the text, a feed-forward layer.
+
+    Each adds to a residual stream and starts at zero. Either attention can be left out. The text
+    has a softmax of its own: shared with the pixels it would be a few voices among many.
+    """
+
+    def __init__(
+        self, dim: int, text_dim: int, heads: int, head_dim: int, to_self: bool, to_text: bool
+    ) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(dim) if to_self else None
+        self.self_attention = Attention(dim, dim, heads, head_dim) if to_self else None
+        self.text_norm = nn.LayerNorm(dim) if to_text else None
+        self.text_attention = Attention(dim, text_dim, heads, head_dim) if to_text else None
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        )
+        for part in (self.self_attention, self.text_attention):
+            if part is not None:
+                nn.init.zeros_(part.to_out.weight)
+        nn.init.zeros_(self.mlp[-1].weight)
+
+    def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        height = x.shape[2]
+        h = rearrange(x, "b c h w -> b (h w) c")
+        if self.self_attention is not None:
+            normed = self.self_norm(h)
+            h = h + self.self_attention(normed, normed)
+        if self.text_attention is not None:
+            h = h + self.text_attention(self.text_norm(h), text, mask)
+        h = h + self.mlp(h)
+        return rearrange(h, "b (h w) c -> b c h w", h=height)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation in float32 whatever the precision around it.
+
+    Its sums over thousands of pixels need the digits, and on a CPU it is faster too.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and a shortcut: (B, in_channels, H, W) -> (B, out_channels, H, W).
+
+    The condition (B, cond_dim) scales and shifts the second normalisation's output, as in ADM
+    (2105.05233, section 3) and Imagen's ResNet block (2205.11487, fig. A.27).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, cond_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(8, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.to_scale_shift = nn.Linear(cond_dim, 2 * out_channels)
+        self.norm2 = GroupNorm(8, out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        nn.init.zeros_(self.conv2.weight)  # a block that starts as its shortcut trains stably
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.to_scale_shift(cond)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm2(h) * (1 + scale) + shift
+        return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class Downsample(nn.Conv2d):
+    """Halve height and width with a strided convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, stride=2, padding=1)
+
+
+class Upsample(nn.Conv2d):
+    """Double height and width: nearest neighbours, then a convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2.0))

@@ -1,0 +1,212 @@
+"""The U-Net: what is the clean picture behind this noisy one, given its time and its caption?
+
+One class serves every stage of the cascade. A base stage sees noise, time and text; a
+super-resolution stage also sees the low-resolution picture, enlarged to its own size, and how much
+noise was added to it (``augmentation``). Imagen (2205.11487), section 2.4 and appendix B.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minimagen.layers import (
+    AttentionBlock,
+    AttentionPooling,
+    Downsample,
+    GroupNorm,
+    ResidualBlock,
+    TimeEmbedding,
+    Upsample,
+    position_features,
+)
+
+
+@dataclass(frozen=True)
+class UnetConfig:
+    """How a U-Net is built. A level is a resolution; the tuples have one entry a level."""
+
+    channels: tuple[int, ...] = (64, 128)  # of the feature maps, a multiple of 8 each
+    blocks: tuple[int, ...] = (1, 2)  # residual blocks on the way down, and as many up
+    self_attention: tuple[bool, ...] = (False, True)  # pixels look at pixels
+    text_attention: tuple[bool, ...] = (False, True)  # pixels look at the caption's tokens
+    heads: int = 4  # of every attention
+    head_dim: int = 32  # channels of one head
+    text_dim: int = 64  # width of the text embeddings, the encoder's
+    pool_queries: int = 8  # learned queries that pool the text into one vector
+    cond_dim: int = 128  # width of time + pooled text, which condition every block
+    position_dim: int = 32  # features that tell each level where a pixel lies
+    lowres: bool = False  # super-resolution: conditioned on a low-resolution picture
+    efficient: bool = False  # downsample before the first level too; skips times 1/sqrt(2)
+    dropout: float = 0.0  # share of features dropped in training
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks", "self_attention", "text_attention"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON brings lists
+            if len(getattr(self, name)) != len(self.channels):
+                raise ValueError(
+                    f"unet {name} has {len(getattr(self, name))} entries, it should have one a "
+                    f"level as channels has: {len(self.channels)}"
+                )
+        if not self.channels or any(c < 8 or c % 8 for c in self.channels):
+            raise ValueError(f"unet channels {self.channels} should be multiples of 8, one a level")
+        if any(n < 1 for n in self.blocks):
+            raise ValueError(f"unet blocks {self.blocks} should be at least 1 a level")
+        for name in ("heads", "head_dim", "text_dim", "pool_queries", "cond_dim", "position_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"unet {name} is {getattr(self, name)}, it should be at least 1")
+        for name in ("cond_dim", "position_dim"):
+            if getattr(self, name) % 2:
+                raise ValueError(f"unet {name} is {getattr(self, name)}, it should be even")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"unet dropout is {self.dropout}, it should be in [0, 1)")
+
+    @property
+    def side_multiple(self) -> int:
+        """Pictures' sides must be multiples of this: one halving for each downsampling."""
+        return 2 ** (len(self.channels) - (0 if self.efficient else 1))
+
+
+class Level(nn.Module):
+    """The blocks of one resolution on the way down: where am I, then residual block + attention."""
+
+    def __init__(self, config: UnetConfig, level: int) -> None:
+        super().__init__()
+        channels = config.channels[level]
+        to_self, to_text = config.self_attention[level], config.text_attention[level]
+        self.position = nn.Conv2d(config.position_dim, channels, 1, bias=False)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(channels, channels, config.cond_dim, config.dropout)
+            for _ in range(config.blocks[level])
+        )
+        self.attentions = nn.ModuleList(
+            AttentionBlock(
+                channels, config.text_dim, config.heads, config.head_dim, to_self, to_text
+            )
+            for _ in range(config.blocks[level] if to_self or to_text else 0)
+        )
+
+    def forward(
+        self, x: Tensor, cond: Tensor, text: Tensor, mask: Tensor, skips: list[Tensor]
+    ) -> Tensor:
+        """The feature maps after this level, (B, C, H, W); ``skips`` gets those of each block."""
+        where = position_features(*x.shape[2:], self.position.in_channels, x.device)
+        x = x + self.position(where[None])  # (1, C, H, W), the same for every picture
+        for i, block in enumerate(self.blocks):
+            x = block(x, cond)
+            if self.attentions:
+                x = self.attentions[i](x, text, mask)
+            skips.append(x)
+        return x
+
+
+class Unet(nn.Module):
+    """The noise predictor of one stage (what exactly it predicts is the parameterisation's say).
+
+    Down: each level halves the resolution, but for the first (in the efficient variant the first
+    too, so that no block runs at full resolution), and keeps what each block put out. Up: the same
+    backwards, each block also reading what was kept.
+    """
+
+    def __init__(self, config: UnetConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.channels
+
+        self.time = TimeEmbedding(config.cond_dim)
+        self.aug_level = TimeEmbedding(config.cond_dim) if config.lowres else None
+        self.text_norm = nn.LayerNorm(config.text_dim)
+        self.null_text = nn.Parameter(torch.randn(config.text_dim))  # stands for "no caption"
+        self.pool = AttentionPooling(
+            config.text_dim, config.cond_dim, config.pool_queries, config.heads, config.head_dim
+        )
+
+        self.stem = nn.Conv2d(6 if config.lowres else 3, channels[0], 3, padding=1)
+        self.downs, self.levels = nn.ModuleList(), nn.ModuleList()
+        self.up_blocks, self.ups = nn.ModuleList(), nn.ModuleList()
+        for i, width in enumerate(channels):
+            resample = i > 0 or config.efficient
+            before = channels[max(i - 1, 0)]
+            self.downs.append(Downsample(before, width) if resample else nn.Identity())
+            self.levels.append(Level(config, i))
+            self.up_blocks.append(
+                nn.ModuleList(
+                    ResidualBlock(2 * width, width, config.cond_dim, config.dropout)
+                    for _ in range(config.blocks[i])
+                )
+            )
+            self.ups.append(Upsample(width, before) if resample else nn.Identity())
+        self.middle = ResidualBlock(channels[-1], channels[-1], config.cond_dim, config.dropout)
+        self.skip_scale = 1 / math.sqrt(2) if config.efficient else 1.0
+        self.out_norm = GroupNorm(8, channels[0])
+        self.out = nn.Conv2d(channels[0], 3, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        text: Tensor,
+        mask: Tensor,
+        keep_text: Tensor | None = None,
+        lowres: Tensor | None = None,
+        aug_level: Tensor | None = None,
+    ) -> Tensor:
+        """The network's output for noisy pictures z, (B, 3, H, W), float32.
+
+        z:         noisy pictures, (B, 3, H, W); H and W multiples of ``config.side_multiple``
+        t:         their times in [0, 1], (B,)
+        text:      text embeddings, (B, N, text_dim), any padding
+        mask:      True at the caption's tokens, False at padding, (B, N) bool
+        keep_text: False where the caption is to be ignored, (B,) bool; None keeps all
+        lowres:    enlarged and augmented low-resolution pictures, like z
+        aug_level: their augmentation levels in [0, 1], (B,)
+
+        Raises ValueError when a picture's side does not fit, or when ``lowres`` and ``aug_level``
+        are missing from a super-resolution U-Net or given to a base one.
+        """
+        multiple = self.config.side_multiple
+        if z.shape[2] % multiple or z.shape[3] % multiple:
+            raise ValueError(
+                f"pictures of {z.shape[3]} x {z.shape[2]} pixels do not fit this U-Net, "
+                f"sides should be multiples of {multiple}"
+            )
+        if (lowres is None) == self.config.lowres or (aug_level is None) == self.config.lowres:
+            raise ValueError(
+                "lowres and aug_level are for super-resolution U-Nets, and these need both: "
+                f"config.lowres is {self.config.lowres}"
+            )
+        text, mask = self._drop_text(text, mask, keep_text)
+        cond = self.time(t) + self.pool(text, mask)  # (B, cond_dim)
+        if self.aug_level is not None and aug_level is not None:
+            cond = cond + self.aug_level(aug_level)
+        cond = F.silu(cond)
+
+        x = z if lowres is None else torch.cat([z, lowres], dim=1)
+        # channels last is the faster memory layout for convolutions, on CPUs and GPUs alike
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        skips: list[Tensor] = []
+        for down, level in zip(self.downs, self.levels, strict=True):
+            x = level(down(x), cond, text, mask, skips)
+        x = self.middle(x, cond)
+        for up, blocks in zip(reversed(self.ups), reversed(self.up_blocks), strict=True):
+            for block in blocks:
+                x = block(torch.cat([x, skips.pop() * self.skip_scale], dim=1), cond)
+            x = up(x)
+        return self.out(F.silu(self.out_norm(x))).float()
+
+    def _drop_text(
+        self, text: Tensor, mask: Tensor, keep_text: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Replace each dropped caption by a single token, the learned null embedding."""
+        if keep_text is not None:
+            null = torch.zeros_like(mask)
+            null[:, 0] = True
+            text = torch.where(keep_text[:, None, None], text, self.null_text)
+            mask = torch.where(keep_text[:, None], mask, null)
+        return self.text_norm(text), mask
