@@ -14,20 +14,27 @@ one, two objects grown together, all count as wrong.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional
 
 from minimagen.data.shapes import (
     BACKGROUNDS,
     COLOURS,
     RADII,
+    RELATIONS,
     SHAPES,
+    Description,
     PlacedObject,
+    World,
     coverage,
+    parse_caption,
 )
 
 ATTRIBUTES = ("count", "colour", "shape", "size", "relation", "background")
@@ -36,9 +43,18 @@ ATTRIBUTES = ("count", "colour", "shape", "size", "relation", "background")
 # the palette (orange, yellow) lie 0.65 apart, so that a colour midway between two is refused.
 COLOUR_TOLERANCE = 0.3  # of an object's mean colour, and of the background
 PURITY = 0.85  # share of an object's pixels that must have its colour
-MIN_OVERLAP = 0.88  # soft intersection over union with a rendering, below which it is no shape
+# Soft intersection over union with a rendering, below which an object is no such shape. Set so
+# that an edge that wobbles a little passes and a blob does not; a wobble costs a long edge more.
+MIN_OVERLAP = {
+    "circle": 0.93,
+    "square": 0.92,
+    "triangle": 0.9,
+    "star": 0.85,
+    "cross": 0.87,
+    "heart": 0.92,
+}
 MAX_ERROR_RATIO = 0.65  # of the best shape's misfit to the second best's: above, it is in between
-MIN_AREA = 0.006  # share of the picture that makes an object; the smallest star has 0.027
+MIN_AREA = 0.006  # share of the picture that makes an object; the smallest star has 0.026
 SOLID = 0.7  # coverage from which a pixel is part of an object
 
 
@@ -68,15 +84,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Shares of pictures, in [0, 1], that show what their captions say.
+    """Shares of pictures, in [0, 1], that show what their captions say; ``str`` makes a table.
 
-    Each attribute's share is over the pictures whose captions say that attribute; it is None when
-    no caption does. ``exact_match`` is the share of pictures with everything right, and
-    ``per_picture`` says which they are. ``n`` is the number of pictures.
+    Each attribute's share is over the pictures whose captions say that attribute, ``said`` many;
+    it is None when no caption does. ``exact_match`` is the share of the ``n`` pictures that have
+    everything right, and ``per_picture`` says which they are.
     """
 
     exact_match: float
-    count: float | None
+    count: float
     colour: float | None
     shape: float | None
     size: float | None
@@ -84,15 +100,16 @@ class Fidelity:
     background: float | None
     per_picture: list[bool]
     n: int
+    said: dict[str, int]
 
     def __str__(self) -> str:
-        rows = [(name, getattr(self, name)) for name in ("exact_match", *ATTRIBUTES)]
+        rows = [("exact match", self.exact_match, self.n)]
+        rows += [(name, getattr(self, name), self.said[name]) for name in ATTRIBUTES]
         lines = [
-            f"  {name.replace('_', ' '):<12}"
-            + ("  not said" if share is None else f"{share:10.1%}")
-            for name, share in rows
+            f"{name:<12}" + ("not said" if share is None else f"{share:8.1%} of {count}")
+            for name, share, count in rows
         ]
-        return "\n".join([f"caption fidelity of {self.n} pictures", *lines])
+        return "\n".join(lines)
 
 
 # --- from pictures to attributes ------------------------------------------------------------------
@@ -116,11 +133,9 @@ class _Templates:
 def _templates(side: int) -> _Templates:
     """Every shape at radii around the world's, moved by parts of a pixel."""
     # A little beyond the world's own radii, so that an object of the wrong size fits badly.
-    steps = torch.linspace(0, 1, 18)
-    smallest, largest = 0.87 * RADII["small"], 1.13 * RADII["large"]
-    radii = smallest * (largest / smallest) ** steps  # 4% apart
-    per_pixel = 5 if side <= 64 else 3
-    shifts = torch.linspace(-0.5, 0.5, per_pixel).tolist()  # in pixels
+    smallest, largest = 0.87 * min(RADII["small"]), 1.13 * max(RADII["large"])
+    radii = smallest * (largest / smallest) ** torch.linspace(0, 1, 27)  # 4% apart
+    shifts = torch.linspace(-0.5, 0.5, 5 if side < 48 else 3).tolist()  # in pixels
     patch = 2 * int(largest * side * 1.15 + 2) + 1
     centres = (torch.arange(128) + 0.5) / 128 - 0.5
     names, objects = [], []
@@ -147,11 +162,12 @@ def _best_templates(masks: Tensor, templates: _Templates) -> tuple[Tensor, Tenso
     """
     common = masks @ templates.masks.T  # (K, T)
     total = (masks**2).sum(1, keepdim=True) + (templates.masks**2).sum(1)
-    overlaps = (common / (total - common)).reshape(len(masks), len(SHAPES), -1)
+    overlaps = (common / (total - common)).unflatten(1, (len(SHAPES), -1))  # (K, shapes, ...)
     per_shape, index = overlaps.max(2)  # (K, shapes)
     (best, second), order = (part.unbind(1) for part in per_shape.topk(2, dim=1))
-    clear = (best >= MIN_OVERLAP) & (1 - best <= MAX_ERROR_RATIO * (1 - second))
     shape = order[0]
+    enough = best >= torch.tensor([MIN_OVERLAP[name] for name in SHAPES])[shape]
+    clear = enough & (1 - best <= MAX_ERROR_RATIO * (1 - second))
     return shape * overlaps.shape[2] + index.gather(1, shape[:, None])[:, 0], best, clear
 
 
@@ -169,7 +185,7 @@ class _Found:
 
 
 def _cut(image: np.ndarray, row: int, column: int, patch: int) -> Tensor:
-    """The patch around a pixel, zeros outside of the picture; (..., H, W) -> (..., patch, patch)."""
+    """The patch around a pixel, zeros beyond the picture; (..., H, W) -> (..., patch, patch)."""
     half = patch // 2
     padded = np.pad(image, [(0, 0)] * (image.ndim - 2) + [(half, half)] * 2)
     return torch.from_numpy(padded[..., row : row + patch, column : column + patch].copy())
@@ -215,8 +231,8 @@ def _find_objects(
                 _cut(core, row, column, patch),
                 _cut(label, row, column, patch),
                 colour,
-                (columns + 0.5) / side,
-                (rows + 0.5) / side,
+                float(columns + 0.5) / side,
+                float(rows + 0.5) / side,
             )
         )
     return found, bool(clutter)
@@ -242,10 +258,21 @@ def read_pictures(pictures: Tensor) -> list[Reading]:
     side = pictures.shape[-1]
     if not 16 <= side <= 128:
         raise ValueError(f"pictures have a side of {side} pixels, it should be 16 to 128")
-    pictures = pictures.detach().float().cpu()
     if not pictures.isfinite().all():
         raise ValueError("pictures hold values that are not finite, they should be in [-1, 1]")
+    pictures = pictures.detach().float().cpu()
+    return [reading for few in pictures.split(64) for reading in _read(few)]  # 64: memory
 
+
+def read_picture(picture: Tensor) -> Reading:
+    """Read one picture, shape (3, side, side); see ``read_pictures``."""
+    return read_pictures(picture.unsqueeze(0))[0]
+
+
+def _read(pictures: Tensor) -> list[Reading]:
+    if pictures.shape[-1] > 64:  # finer pixels would tell nothing more
+        pictures = functional.adaptive_avg_pool2d(pictures, 64)
+    side = pictures.shape[-1]
     # The background is the colour of most of the border.
     width = max(1, side // 32)
     ring = torch.ones(side, side, dtype=torch.bool)
@@ -257,14 +284,12 @@ def read_pictures(pictures: Tensor) -> list[Reading]:
     offset = pictures - border[:, :, None, None]  # (N, 3, H, W)
     directions = _palette(COLOURS) - border[:, None]  # (N, colours, 3)
     lengths = directions.norm(dim=2)
-    along = torch.einsum("nchw,nkc->nkhw", offset, directions) / (lengths**2)[..., None, None]
-    along = along.clamp(0, 1)
-    distance2 = offset.pow(2).sum(1, keepdim=True)  # (N, 1, H, W)
-    # |offset - a d|^2, for a the share along the direction d of each colour
     dot = torch.einsum("nchw,nkc->nkhw", offset, directions)
-    residual = distance2 - 2 * along * dot + (along * lengths[..., None, None]) ** 2
-    label = residual.argmin(1)  # (N, H, W)
-    cover = distance2[:, 0].sqrt() / lengths.gather(1, label.flatten(1)).reshape_as(label)
+    length2 = (lengths**2)[..., None, None]  # (N, colours, 1, 1)
+    along = (dot / length2).clamp(0, 1)
+    # |offset - along direction|^2, less |offset|^2, which is the same for all colours
+    label = (along**2 * length2 - 2 * along * dot).argmin(1)  # (N, H, W)
+    cover = offset.norm(dim=1) / lengths.gather(1, label.flatten(1)).reshape_as(label)
 
     templates = _templates(side)
     finds = [
@@ -276,14 +301,14 @@ def read_pictures(pictures: Tensor) -> list[Reading]:
     fits = zip(*(part.tolist() for part in _best_templates(masks, templates)), strict=True)
 
     names = list(BACKGROUNDS)
-    halfway = (RADII["small"] + RADII["large"]) / 2
     readings = []
     for i, (found, clutter) in enumerate(finds):
         objects = []
+        halfway = sum(RADII[size][len(found) > 1] for size in ("small", "large")) / 2
         for thing in found:
             index, overlap, clear = next(fits)
             if clear:
-                template = templates.masks[index].reshape_as(thing.core)
+                template = templates.masks[index].reshape_as(thing.mask)
                 shape = templates.names[index]
                 size = "small" if templates.radii[index] < halfway else "large"
             else:
@@ -297,6 +322,100 @@ def read_pictures(pictures: Tensor) -> list[Reading]:
     return readings
 
 
-def read_picture(picture: Tensor) -> Reading:
-    """Read one picture, shape (3, side, side); see ``read_pictures``."""
-    return read_pictures(picture.unsqueeze(0))[0]
+# --- from attributes to fidelity ------------------------------------------------------------------
+
+
+def _compare(chosen: Sequence[ReadObject], description: Description) -> dict[str, list[bool]]:
+    """Attribute by attribute, and object by object, does it agree? Only what is said is there."""
+    pairs = list(zip(description.objects, chosen, strict=True))
+    agrees = {
+        "colour": [thing.colour == seen.colour for thing, seen in pairs],
+        "shape": [thing.shape == seen.shape for thing, seen in pairs],
+    }
+    if any(thing.size for thing, _ in pairs):
+        agrees["size"] = [thing.size == seen.size for thing, seen in pairs if thing.size]
+    if description.relation:
+        right, down = chosen[1].x - chosen[0].x, chosen[1].y - chosen[0].y
+        if description.relation == "left of":
+            agrees["relation"] = [right > abs(down)]
+        else:
+            agrees["relation"] = [down > abs(right)]
+    return agrees
+
+
+def judge(reading: Reading, description: Description) -> dict[str, bool]:
+    """Which of the attributes that ``description`` says are right in ``reading``.
+
+    Described objects are matched to read ones so that as many of their attributes as possible
+    agree; of equal matches, one in which they stand as described wins. An attribute of the objects
+    is right when it is right for all of them, and wrong when there are fewer than described.
+    """
+    wanted = description.objects
+    largest = reading.objects[:4]  # noise may have a hundred
+    if len(largest) < len(wanted):
+        nothing = ReadObject(None, None, None, 0.5, 0.5, 0.0)
+        largest += (nothing,) * (len(wanted) - len(largest))
+    matches = [_compare(chosen, description) for chosen in permutations(largest, len(wanted))]
+    # The relation only decides between equals: a swapped pair shall be a wrong relation.
+    best = max(
+        matches,
+        key=lambda agrees: sum(
+            sum(agreed) * (0.5 if name == "relation" else 1) for name, agreed in agrees.items()
+        ),
+    )
+    verdict = {"count": len(reading.objects) == len(wanted)}
+    verdict |= {name: all(agreed) for name, agreed in best.items()}
+    if description.background:
+        verdict["background"] = reading.background == description.background
+    return verdict
+
+
+def caption_fidelity(pictures: Tensor, captions: Sequence[str]) -> Fidelity:
+    """How faithfully pictures, (N, 3, side, side) in [-1, 1], show their N captions.
+
+    An exact match has every attribute right that its caption says, and a background of the world
+    even if the caption leaves open which.
+
+    Raises ValueError when the numbers differ or are zero, when a caption is not of the world, or
+    when the pictures cannot be read (see ``read_pictures``).
+    """
+    if len(pictures) != len(captions) or not captions:
+        raise ValueError(
+            f"there are {len(pictures)} pictures and {len(captions)} captions, "
+            "there should be one caption for each picture, and at least one"
+        )
+    descriptions = [parse_caption(text) for text in captions]
+    readings = read_pictures(pictures)
+    verdicts = [judge(*pair) for pair in zip(readings, descriptions, strict=True)]
+    exact = [
+        all(verdict.values()) and reading.background is not None
+        for verdict, reading in zip(verdicts, readings, strict=True)
+    ]
+    rights = {name: [v[name] for v in verdicts if name in v] for name in ATTRIBUTES}
+    shares = {name: sum(r) / len(r) if r else None for name, r in rights.items()}
+    said = {name: len(right) for name, right in rights.items()}
+    return Fidelity(sum(exact) / len(exact), **shares, per_picture=exact, n=len(exact), said=said)
+
+
+def chance_level(captions: Sequence[str], world: World) -> float:
+    """The exact match that perfect pictures of random other scenes of the world would get.
+
+    In closed form: scenes have each number of objects, colour, shape, size, relation and background
+    equally often, and independently, so that the chance of showing a description is a product.
+    Captions that share few combinations, as held-out ones do, show each other more often than that.
+
+    Raises ValueError when there are no captions, or one is not of the world.
+    """
+    if not captions:
+        raise ValueError("captions is empty, it should hold at least one caption")
+
+    def chance(description: Description) -> float:
+        product = 1 / world.max_objects if len(description.objects) <= world.max_objects else 0.0
+        for thing in description.objects:
+            known = (thing.colour, thing.shape) in world.combinations
+            product *= known / len(world.combinations)
+            product /= len(RADII) if thing.size else 1
+        product /= len(RELATIONS) if description.relation else 1
+        return product / (len(world.backgrounds) if description.background else 1)
+
+    return sum(chance(parse_caption(text)) for text in captions) / len(captions)

@@ -144,7 +144,7 @@ def load_text_encoder(name: str, max_tokens: int = 64) -> T5Encoder:
     Raises ValueError, in one line, when there is no such model or it is no T5 encoder.
     """
     source = SHORT_NAMES.get(name.replace("-", "_"), name)
-    if not Path(source).is_dir() and source.count("/") != 1:
+    if not source or (not Path(source).is_dir() and source.count("/") != 1):
         raise ValueError(
             f"text encoder {name!r} is not known, it should be a directory, a Hub id such as "
             f"'google-t5/t5-small', or one of {', '.join(SHORT_NAMES)}"
@@ -156,9 +156,9 @@ def load_text_encoder(name: str, max_tokens: int = 64) -> T5Encoder:
         if kind != "t5":  # other weights would be left out without a word
             raise ValueError(f"it is a model of type {kind!r}, it should be a 't5'")
         tokenizer = AutoTokenizer.from_pretrained(source)
-        words = tokenizer("a red circle", add_special_tokens=False).input_ids
-        if set(words) <= {tokenizer.unk_token_id}:  # what a missing vocabulary looks like
-            raise ValueError("its tokenizer knows no words, tokenizer.json or spiece.model is due")
+        if tokenizer.unk_token_id in tokenizer("a red circle").input_ids:
+            # what a missing vocabulary looks like: transformers then makes an empty one, silently
+            raise ValueError("its tokenizer knows no words, are its tokenizer files there?")
         model, found = T5EncoderModel.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True
         )
@@ -189,7 +189,7 @@ class EmbeddingCache:
     def __init__(
         self, encoder: T5Encoder, directory: Path | None = None, batch_size: int = 64
     ) -> None:
-        self.encoder = encoder
+        self.encoder: T5Encoder | None = encoder
         self.batch_size = batch_size
         self.path = directory and Path(directory) / f"{encoder.fingerprint()}.safetensors"
         self._embeddings: dict[str, Tensor] = self._load()  # each (N, D)
@@ -203,16 +203,25 @@ class EmbeddingCache:
         Raises ValueError when ``captions`` is empty or a single string.
         """
         _check(captions)
-        self.add(captions)
+        device: torch.device | str = "cpu"
+        if self.encoder is not None:
+            self.add(captions)
+            device = self.encoder.device
         rows = [self._embeddings[caption] for caption in captions]
         lengths = torch.tensor([len(row) for row in rows])
         embeddings = pad_sequence(rows, batch_first=True)  # (B, N, D)
         mask = torch.arange(embeddings.shape[1]) < lengths[:, None]  # (B, N)
-        return embeddings.to(self.encoder.device, torch.float32), mask.to(self.encoder.device)
+        return embeddings.to(device, torch.float32), mask.to(device)
+
+    def release_encoder(self) -> None:
+        """Free the encoder's memory: from now on this looks up known captions, on the CPU."""
+        self.encoder = None
 
     def add(self, captions: Sequence[str]) -> int:
         """Encode those captions that are new; returns how many these were."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._embeddings]
+        if new and self.encoder is None:
+            raise ValueError(f"caption {new[0]!r} has no embedding and the encoder was released")
         new.sort(key=len)  # little padding within a batch
         for start in range(0, len(new), self.batch_size):
             batch = new[start : start + self.batch_size]

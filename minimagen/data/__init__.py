@@ -1,0 +1,48 @@
+"""Pictures with captions: the captioned-shapes world, and real data that takes the same road."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from minimagen.data.shapes import WORLDS, ShapesDataset
+
+if TYPE_CHECKING:
+    from minimagen.data.real import RealDataset
+
+DEFAULT_LENGTH = 10_000  # scenes of a shapes world, where no number is given
+
+
+def make_dataset(
+    name: str,
+    side: int,
+    length: int | None = None,
+    seed: int = 0,
+    held_out: bool = False,
+    image_column: str = "image",
+    caption_column: str = "text",
+) -> ShapesDataset | RealDataset:
+    """A map-style data set of {"image": (3, side, side) in [-1, 1], "caption": str}.
+
+    name:     a shapes world (``WORLDS``), a directory of pictures, or the id of a Hub data set
+    side:     side of the pictures, in pixels
+    length:   number of scenes drawn, or the most pictures taken from real data (None: all)
+    seed:     of that draw; data sets of one name, length and seed have the same captions in the
+              same order at every side
+    held_out: only scenes that training never sees; of shapes worlds alone
+    image_column, caption_column: of real data, see ``RealDataset``
+
+    Either has ``captions``, a list of all captions. Raises ValueError, in one line, when there is
+    no such data set or column.
+    """
+    if name in WORLDS:
+        return ShapesDataset(
+            WORLDS[name], DEFAULT_LENGTH if length is None else length, side, seed, held_out
+        )
+    if held_out:
+        raise ValueError(
+            f"data set {name!r} has no held-out combinations, only {', '.join(WORLDS)} have them"
+        )
+    # Only here: Hugging Face's datasets takes a second to import, and shapes need none of it.
+    from minimagen.data.real import RealDataset
+
+    return RealDataset(name, side, length, seed, image_column, caption_column)

@@ -37,7 +37,10 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (140, 140, 140),
     "black": (20, 20, 20),
 }
-RADII: dict[str, float] = {"small": 0.155, "large": 0.23}  # share of the picture's side
+RADII: dict[str, tuple[float, float]] = {  # share of the picture's side: alone, one of two
+    "small": (0.20, 0.15),
+    "large": (0.33, 0.225),
+}
 RADIUS_JITTER = 0.04  # radii vary by this share around their size's value
 RELATIONS = ("left of", "above")  # the first object is the left or the upper one
 
@@ -65,7 +68,7 @@ class Description:
 
 @dataclass(frozen=True)
 class PlacedObject:
-    """One object of a picture; ``x, y`` (from the top left) and ``radius`` are shares of the side."""
+    """One object of a picture; ``x, y`` (from top left) and ``radius`` are shares of the side."""
 
     shape: str
     colour: str
@@ -240,9 +243,9 @@ def place(description: Description, rng: random.Random, world: World = FULL) -> 
         if pair:
             along, across = around(0.25 + 0.5 * index, 0.01), around(0.5, 0.12)
         else:
-            along, across = around(0.5, 0.15), around(0.5, 0.15)
+            along, across = around(0.5, 0.12), around(0.5, 0.12)
         x, y = (across, along) if description.relation == "above" else (along, across)
-        radius = RADII[thing.size or rng.choice(tuple(RADII))] * around(1.0, RADIUS_JITTER)
+        radius = RADII[thing.size or rng.choice(tuple(RADII))][pair] * around(1.0, RADIUS_JITTER)
         objects.append(PlacedObject(thing.shape, thing.colour, x, y, radius))
     return Scene(tuple(objects), description.background or rng.choice(world.backgrounds))
 
@@ -287,9 +290,9 @@ def _cross(u: Tensor, v: Tensor) -> Tensor:
 
 def _heart(u: Tensor, v: Tensor) -> Tensor:
     # a square on its corner, and a disc on each of its upper sides
-    half = 0.86 / math.sqrt(2)
+    half = 0.82 / math.sqrt(2)
     square = (u.abs() + (v - 0.06).abs()) / math.sqrt(2) - half
-    lobe = torch.hypot(u.abs() - 0.43, v + 0.37) - half
+    lobe = torch.hypot(u.abs() - 0.41, v + 0.35) - half
     return torch.minimum(square, lobe)
 
 

@@ -1,1 +1,19 @@
 """Training: the loop, its directory, and the pre-training of the shipped text encoder."""
+
+from minimagen.training.config import TrainConfig, default_architecture
+from minimagen.training.directory import TrainingDirectory, timestamped_directory
+from minimagen.training.loop import EpochRecord, RunError, RunStopped, StageTrainer, StepRecord
+from minimagen.training.run import train
+
+__all__ = [
+    "EpochRecord",
+    "RunError",
+    "RunStopped",
+    "StageTrainer",
+    "StepRecord",
+    "TrainConfig",
+    "TrainingDirectory",
+    "default_architecture",
+    "timestamped_directory",
+    "train",
+]

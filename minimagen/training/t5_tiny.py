@@ -7,15 +7,17 @@ Span corruption (T5, arXiv 1910.10683, sec. 3.1.4) hides spans of a text behind 
 about binding, which colour belongs to which object: their attributes are independent, there is
 nothing to predict one from another. So a line of this corpus tells one scene in several ways,
 
-    a red circle left of a blue square. right: blue square. left: red circle. the square is blue.
+    a red circle left of a blue square. right: blue square. left: red circle. square place right.
 
 and hides attributes of one telling, or the whole of it, which another telling gives away. To fill
 them in, the encoder must know who has which attribute and stands where. The U-Net later sees a
-single caption, so half of the batches show the encoder a single caption too.
+single caption, so in four of five batches the encoder sees a single telling too, and the decoder
+says all of another. Only answers count in the loss, the words that the scene decides.
 
-Of those batches one in three lets the decoder see only the mean of the embeddings, and one in three
-only a random half of them: a bottleneck as in TSDAE (arXiv 2104.06979), so that every embedding
-knows the scene around it. Only the encoder is kept.
+Towards the end one in three of these batches lets the decoder see only the mean of the embeddings,
+and one in three a random half of them: a bottleneck as in TSDAE (arXiv 2104.06979), so that every
+embedding knows the scene around it. Scenes with held-out combinations never occur. Only the encoder
+is kept.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T5Tokenizer
+from transformers.models.t5.modeling_t5 import T5Stack
 
 from minimagen.data.shapes import (
     BACKGROUNDS,
@@ -47,7 +50,7 @@ from minimagen.data.shapes import (
 from minimagen.text import T5Encoder, load_text_encoder
 
 SENTINELS = 16
-ROLES = {"left of": ("left", "right"), "above": ("top", "bottom"), None: ("middle",)}
+PLACES = {"left of": ("left", "right"), "above": ("top", "bottom"), None: ("middle",)}
 _ATTRIBUTES = re.compile(
     rf"\b(?:{'|'.join((*COLOURS, *SHAPES, *RADII, *BACKGROUNDS))}"
     r"|left|right|top|bottom|middle|above|over|below|under)\b"
@@ -60,7 +63,7 @@ _ATTRIBUTES = re.compile(
 def roles(description: Description, rng: random.Random) -> str:
     """The scene as a list: ``left: small red circle. right: blue square. background: grey.``"""
     said = []
-    for role, thing in zip(ROLES[description.relation], description.objects, strict=True):
+    for role, thing in zip(PLACES[description.relation], description.objects, strict=True):
         words = [word for word in (thing.size, thing.colour, thing.shape) if word]
         said.append(f"{role}: {' '.join(words)}.")
     if description.background:
@@ -70,27 +73,30 @@ def roles(description: Description, rng: random.Random) -> str:
 
 
 def facts(description: Description, rng: random.Random) -> str:
-    """Some single facts of the scene: ``the left is red. the square is blue. the red is a circle.``
+    """Some single facts of the scene: ``left colour red. square place right. red shape circle.``
 
-    An object is referred to by its role, or by an attribute that the other one does not have.
+    Each asks before it answers: the first two words decide the third. An object is referred to by
+    its place, or by an attribute that the other one does not have. All places are told, and three
+    facts more: places are the hardest to learn.
     """
-    said = []
+    places, others = [], []
     things = description.objects
-    for role, thing in zip(ROLES[description.relation], things, strict=True):
-        others = [other for other in things if other is not thing]
-        names = {"role": role}
-        if all(other.colour != thing.colour for other in others):
+    for place, thing in zip(PLACES[description.relation], things, strict=True):
+        said = {"place": place, "colour": thing.colour, "shape": thing.shape, "size": thing.size}
+        names = {"place": place}
+        if all(other.colour != thing.colour for other in things if other is not thing):
             names["colour"] = thing.colour
-        if all(other.shape != thing.shape for other in others):
+        if all(other.shape != thing.shape for other in things if other is not thing):
             names["shape"] = thing.shape
-        values = {"role": role, "colour": thing.colour, "shape": thing.shape, "size": thing.size}
-        for kind, name in names.items():
-            for attribute, value in values.items():
-                if value and attribute != kind:
-                    said.append(f"the {name} is {value}.")
+        for known, name in names.items():
+            for asked, answer in said.items():
+                if answer and asked != known:
+                    (places if asked == "place" else others).append(f"{name} {asked} {answer}.")
     if description.background:
-        said.append(f"the background is {description.background}.")
-    return " ".join(rng.sample(said, k=min(len(said), 5)))
+        others.append(f"background colour {description.background}.")
+    told = places + rng.sample(others, k=3)
+    rng.shuffle(told)
+    return " ".join(told)
 
 
 def telling(description: Description, rng: random.Random) -> str:
@@ -117,18 +123,20 @@ def corrupt(text: str, share: float, rng: random.Random, first: int = 0) -> tupl
 
 def single_caption(rng: random.Random) -> tuple[str, str]:
     """An example (encoder's text, decoder's text) of a caption whose retelling is all hidden."""
-    description = sample_description(FULL, rng)
-    text = caption(description, rng)
+    description = sample_description(FULL, rng, objects=rng.choice((1, 2, 2, 2)))
+    tell = rng.choice((caption, caption, caption, roles))
+    text = tell(description, rng)
     if rng.random() < 0.25:
         text += " <extra_id_0>"
-    return text, "<extra_id_0> " + telling(description, rng)
+    retell = rng.choice((roles, facts))
+    return text, "<extra_id_0> " + retell(description, rng)
 
 
 def corrupted_line(rng: random.Random) -> tuple[str, str]:
     """An example of a line of several tellings, most attributes of one of them hidden."""
-    description = sample_description(FULL, rng)
+    description = sample_description(FULL, rng, objects=rng.choice((1, 2, 2, 2)))
     plain = caption(description, rng)
-    source, target = corrupt(telling(description, rng), 0.7, rng)
+    source, target = corrupt(telling(description, rng), 0.4, rng)
     # the plain telling keeps its words but for a few, which the other one may give away
     plain, more = corrupt(plain, 0.1, rng, first=target.count("<extra_id_"))
     return f"{plain}. {source}", f"{target} {more}".strip() or "<extra_id_0>"
@@ -170,23 +178,24 @@ def make_tokenizer(directory: Path, rng: random.Random) -> None:
 
 
 def _look_around(model: T5ForConditionalGeneration) -> None:
-    """Let the encoder's four heads start out looking back and ahead, one token or all of them.
+    """Let the four heads start out looking around: at the next tokens, or at all on one side.
 
     Binding starts with who stands next to whom and in which order. From T5's own start, where all
     tokens look alike from everywhere, the loss stays for long at what a bag of words can tell.
     """
-    bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-    half = len(bias) // 2  # rows: the distance to tokens before, then to tokens after
+
+    def bias(stack: T5Stack) -> Tensor:  # (distances, heads)
+        return stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+
     with torch.no_grad():
-        bias[1, 0] += 4  # the token before
-        bias[half + 1, 1] += 4  # the token after
-        bias[1:half, 2] += 3  # all before
-        bias[half:, 3] += 3  # all after
-
-
-def _attribute_ids(tokenizer: T5Tokenizer) -> Tensor:
-    words = (*COLOURS, *SHAPES, *RADII, *BACKGROUNDS, *filter(None, sum(ROLES.values(), ())))
-    return torch.tensor(tokenizer.convert_tokens_to_ids([f"▁{word}" for word in words]))
+        encoder = bias(model.encoder)
+        back, ahead = encoder.chunk(2)  # first the distances to tokens before, then after
+        back[1, 0] += 4
+        ahead[1, 1] += 4
+        back[1:, 2] += 3
+        ahead[1:, 3] += 3
+        for head in range(3):
+            bias(model.decoder)[head, head] += 4  # the last token, the one before, ...
 
 
 def pretrain(
@@ -217,7 +226,7 @@ def pretrain(
         vocab_size=len(tokenizer),
         d_model=64,
         d_kv=16,
-        d_ff=256,
+        d_ff=128,
         num_layers=4,
         num_decoder_layers=1,  # a weak decoder: the encoder must do the work
         num_heads=4,
@@ -231,32 +240,40 @@ def pretrain(
     )
     model = T5ForConditionalGeneration(config)
     _look_around(model)
-    counted = _attribute_ids(tokenizer)
+    words = (*COLOURS, *SHAPES, *RADII, *BACKGROUNDS, *sum(PLACES.values(), ()))
+    answers = torch.tensor(tokenizer.convert_tokens_to_ids([f"▁{word}" for word in words]))
+    asks = ("▁colour", "▁shape", "▁size", "▁place", ":")
+    asks = torch.tensor(tokenizer.convert_tokens_to_ids(asks))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
 
     start, step, done = time.monotonic(), 0, 0.0
     while done < 1:
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done))
-        alone = step % 2 == 0
+        alone = step % 5 > 0
         make = single_caption if alone else corrupted_line
         sources, targets = zip(*(make(rng) for _ in range(batch_size)), strict=True)
         source = tokenizer(list(sources), padding=True, return_tensors="pt")
-        labels = tokenizer(list(targets), padding=True, return_tensors="pt").input_ids
-        labels[~torch.isin(labels, counted)] = -100  # only what the scene decides is counted
+        target = tokenizer(list(targets), padding=True, return_tensors="pt").input_ids
+        # only answers are counted, what the scene decides: red in "left colour red"
+        question = torch.isin(target.roll(-1, dims=1), asks)  # left in "left: red"
+        labels = target.where(torch.isin(target, answers) & ~question, -100)  # (B, M)
+        heard = target.roll(1, dims=1)  # what the decoder has before each label
+        heard[:, 0] = config.decoder_start_token_id
 
         states = model.encoder(**source).last_hidden_state  # (B, N, 64)
         mask = source.attention_mask  # (B, N)
-        sees = (
-            step // 2 % 3 if alone and done > 0.3 else 0
-        )  # 0 all embeddings, 1 their mean, 2 a random half
+        # the decoder sees all embeddings or, late, 1 their mean, 2 a random half
+        sees = step // 2 % 3 if alone and done > 0.6 else 0
         if sees == 1:
             weights = mask / mask.sum(1, keepdim=True)
             states, mask = torch.einsum("bnd,bn->bd", states, weights)[:, None], mask[:, :1]
         elif sees == 2:
             kept = mask * (torch.rand(mask.shape) < 0.5)
             mask = torch.where(kept.sum(1, keepdim=True) > 0, kept, mask)
-        loss = model(encoder_outputs=(states,), attention_mask=mask, labels=labels).loss
+        loss = model(
+            encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=heard, labels=labels
+        ).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -294,8 +311,9 @@ def probe(encoder: T5Encoder, count: int = 4000, seed: int = 1) -> dict[str, flo
     colour word -> role      is its object the left/top or the right/bottom one? (chance 0.50)
     shape word -> colour     the colour of its own object (chance 0.14)
     shape word -> role, colour word -> shape   likewise
-    mean -> first colour     from the mean of all embeddings, the left/top object's (chance 0.13)
-    end -> first colour      from the embedding of ``</s>``
+    mean -> first colour     the left/top object's, from the mean of all embeddings (the colours
+                             are in a bag of words, their order is not: chance 0.50)
+    end -> first colour      likewise from the embedding of ``</s>``
     """
     rng = random.Random(seed)
     colours, shapes = list(COLOURS), list(SHAPES)

@@ -1,0 +1,249 @@
+"""The Training Directory: all names of files within it, and how they are written and read.
+
+    training_<YYYYMMDD_HHMMSS>/
+        parameters/             imagen_params_<TS>.json, unet_<i>_params_<TS>.json,
+                                training_parameters_<TS>.txt: one --FLAG=value a line
+        state_dicts/            unet_<i>_state_<TS>.safetensors: best EMA weights of each U-Net
+        tmp/                    checkpoint.safetensors: everything that resuming needs
+        training_progress.txt   the log, for people
+
+Files are written aside and renamed: whoever is killed or runs out of disk meanwhile leaves the file
+that was there before, whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from minimagen.imagen import ImagenConfig
+from minimagen.training.config import from_json, read_flags
+from minimagen.unet import UnetConfig
+
+
+def timestamped_directory(output: Path | str, prefix: str) -> Path:
+    """Make ``output/prefix_<YYYYMMDD_HHMMSS>`` and return it.
+
+    ``_1``, ``_2``, ... is added when that one is taken, also by a process that asks in the same
+    moment. ``output`` is made if it is missing.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    name = f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
+    number = 0
+    while True:
+        path = output / (f"{name}_{number}" if number else name)
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` write a file aside, then give it its name ``path``: all of it or nothing.
+
+    Raises OSError, naming the file, when that fails; what was at ``path`` is still there then.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(aside)
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+class Parameters(NamedTuple):
+    """What a ``parameters`` directory says."""
+
+    imagen: ImagenConfig
+    unets: tuple[UnetConfig, ...]
+    flags: dict[str, str]  # of training_parameters_*.txt, {} without one
+
+
+def load_parameters(directory: Path | str) -> Parameters:
+    """Read a ``parameters`` directory.
+
+    Raises ValueError, naming the file and what is wrong in it.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is no directory, it should hold imagen_params_*.json")
+    imagen = from_json(ImagenConfig, *_read_json(_only(directory, "imagen_params_*.json")))
+    found = [re.match(r"unet_(\d+)_params_", path.name) for path in directory.iterdir()]
+    numbers = {int(match[1]) for match in found if match}
+    if numbers != set(range(len(imagen.stages))):
+        raise ValueError(
+            f"{directory} has files for U-Nets {sorted(numbers)}, its imagen_params file has "
+            f"{len(imagen.stages)} stages: it should have unet_0_params_*.json and so on"
+        )
+    unets = tuple(
+        from_json(UnetConfig, *_read_json(_only(directory, f"unet_{i}_params_*.json")))
+        for i in range(len(numbers))
+    )
+    flags: dict[str, str] = {}
+    if list(directory.glob("training_parameters_*.txt")):
+        flags = read_flags(_only(directory, "training_parameters_*.txt"))
+    return Parameters(imagen, unets, flags)
+
+
+def _only(directory: Path, pattern: str) -> Path:
+    paths = sorted(directory.glob(pattern))
+    if len(paths) != 1:
+        raise ValueError(f"{directory} has {len(paths)} files {pattern}, it should have one")
+    return paths[0]
+
+
+def _read_json(path: Path) -> tuple[object, str]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")), str(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not readable as JSON: {error}") from None
+
+
+class TrainingDirectory:
+    """A training directory that exists; made by ``create`` or ``open``.
+
+    path: of the directory; timestamp: the ``<TS>`` in the names of its files
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.timestamp = self.path.name.removeprefix("training_")
+
+    @classmethod
+    def create(cls, output: Path | str = ".") -> TrainingDirectory:
+        """A new one within ``output``, its name never taken before."""
+        directory = cls(timestamped_directory(output, "training"))
+        for part in (directory.parameters, directory.state_dicts, directory.tmp):
+            part.mkdir()
+        return directory
+
+    @classmethod
+    def open(cls, path: Path | str) -> TrainingDirectory:
+        """One that is there. Raises ValueError, naming it, when it is no training directory."""
+        directory = cls(Path(path).resolve())
+        if not directory.parameters.is_dir():
+            raise ValueError(f"{path} is no training directory: it has no parameters/ within")
+        files = sorted(directory.parameters.glob("imagen_params_*.json"))
+        if files:  # it may have been renamed
+            directory.timestamp = files[0].stem.removeprefix("imagen_params_")
+        return directory
+
+    @property
+    def parameters(self) -> Path:
+        """Where the configuration is."""
+        return self.path / "parameters"
+
+    @property
+    def state_dicts(self) -> Path:
+        """Where the best weights are."""
+        return self.path / "state_dicts"
+
+    @property
+    def tmp(self) -> Path:
+        """Where the latest checkpoint is."""
+        return self.path / "tmp"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that resuming reads."""
+        return self.tmp / "checkpoint.safetensors"
+
+    @property
+    def progress(self) -> Path:
+        """The log."""
+        return self.path / "training_progress.txt"
+
+    def best(self, stage: int) -> Path:
+        """The file of the best EMA weights of a stage's U-Net."""
+        return self.state_dicts / f"unet_{stage}_state_{self.timestamp}.safetensors"
+
+    def log(self, text: str) -> None:
+        """Add a line to training_progress.txt."""
+        with open(self.progress, "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def save_parameters(
+        self, imagen: ImagenConfig, unets: Sequence[UnetConfig], flags: Mapping[str, str]
+    ) -> None:
+        """Write the whole configuration. flags: names as on the command line, and their values."""
+        jsons = {"imagen_params": imagen} | {f"unet_{i}_params": u for i, u in enumerate(unets)}
+        for name, config in jsons.items():
+            text = json.dumps(asdict(config), indent=2) + "\n"
+            _write_text(self.parameters / f"{name}_{self.timestamp}.json", text)
+        lines = "".join(f"--{flag}={value}\n" for flag, value in flags.items())
+        _write_text(self.parameters / f"training_parameters_{self.timestamp}.txt", lines)
+
+    def load_parameters(self) -> Parameters:
+        """The configuration; errors as in the function ``load_parameters``."""
+        return load_parameters(self.parameters)
+
+    def save_best(self, stage: int, weights: Mapping[str, Tensor]) -> None:
+        """Write the weights of a stage's U-Net."""
+        save_tensors(self.best(stage), weights)
+
+    def load_best(self, stage: int) -> dict[str, Tensor]:
+        """The weights of a stage's U-Net. Raises ValueError when they are missing or broken."""
+        path = self.best(stage)
+        if not path.is_file():
+            raise ValueError(
+                f"{self.path} has no {path.name}: stage {stage} has not been trained for an epoch"
+            )
+        return load_tensors(path)[0]
+
+    def save_checkpoint(self, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:
+        """Write the latest checkpoint: tensors, and what is not a tensor as JSON."""
+        save_tensors(self.checkpoint, tensors, state)
+
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """The latest checkpoint. Raises ValueError when there is none, or it is broken."""
+        if not self.checkpoint.is_file():
+            raise ValueError(f"{self.path} has no checkpoint tmp/{self.checkpoint.name}")
+        return load_tensors(self.checkpoint)
+
+    def copy_results(self, other: TrainingDirectory, stages: int) -> None:
+        """Take over another directory's best weights and checkpoint; the other stays as it is."""
+        pairs = [(other.best(i), self.best(i)) for i in range(stages)]
+        for source, target in [*pairs, (other.checkpoint, self.checkpoint)]:
+            if source.is_file():
+                atomic_write(target, partial(shutil.copyfile, source))
+
+
+def _write_text(path: Path, text: str) -> None:
+    atomic_write(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object] | None = None
+) -> None:
+    """Write a safetensors file in one piece or not at all; ``state`` goes into it as JSON."""
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": "pt", "state": json.dumps(state or {})}
+    atomic_write(path, lambda aside: save_file(ready, aside, metadata))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Read what ``save_tensors`` wrote. Raises ValueError, naming the file, when it is broken."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {}).get("state", "{}"))
+        return load(path.read_bytes()), state  # no memory map: Windows cannot replace one
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None

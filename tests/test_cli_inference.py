@@ -1,0 +1,279 @@
+"""inference.py and main.py: the flags, what is left behind, and what wrong ones get."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_generation import WORDS, save_training, tiny_imagen
+
+from minimagen.cli.inference import main as inference
+from minimagen.cli.main import main as main_job
+from minimagen.generation import load_imagen
+from minimagen.training.directory import TrainingDirectory
+
+SCRIPTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> TrainingDirectory:
+    return save_training(tmp_path_factory.mktemp("trained"), tiny_imagen(side=8 * 2))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has a current directory of its own, with nothing in it."""
+    directory = tmp_path / "here"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    return directory
+
+
+def pixels(directory: Path, number: int) -> bytes:
+    return Image.open(directory / "generated_images" / f"image_{number}.png").tobytes()
+
+
+def only(here: Path) -> Path:
+    (directory,) = here.glob("generated_images_*")
+    return directory
+
+
+# --- inference.py ---------------------------------------------------------------------------------
+
+
+def test_one_caption(
+    training: TrainingDirectory, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The short flags; pictures in the current directory; the last line says where."""
+    assert inference(["-d", str(training.path), "-c", WORDS[0]]) == 0
+    directory = only(here)
+    assert re.fullmatch(r"generated_images_\d{8}_\d{6}", directory.name)
+    assert (directory / "captions.txt").read_text(encoding="utf-8") == WORDS[0] + "\n"
+    assert Image.open(directory / "generated_images" / "image_0.png").size == (16, 16)
+    out, err = capsys.readouterr()
+    assert "exact match" in out  # a caption of the shapes world
+    assert str(directory.name) in out.splitlines()[-1]
+    assert err == ""  # no bar, because this is no terminal
+
+
+def test_captions_of_other_things_have_no_fidelity(
+    training: TrainingDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only pictures of shapes can be read back; any caption can be drawn."""
+    assert inference(["-d", str(training.path), "-c", "a dog in the rain"]) == 0
+    assert "exact match" not in capsys.readouterr().out
+
+
+def test_file_of_captions_and_all_flags(
+    training: TrainingDirectory, here: Path, tmp_path: Path
+) -> None:
+    """Each flag in one command; line i of captions.txt belongs to image i."""
+    path = tmp_path / "some.txt"
+    path.write_text("\n".join(WORDS), encoding="utf-8")
+    flags = {
+        "CAPTIONS": path,
+        "TRAINING_DIRECTORY": training.path,
+        "SEED": 3,
+        "IMAGES_PER_CAPTION": 2,
+        "GUIDANCE_WEIGHT": "3,1",
+        "SAMPLER": "dpmpp",
+        "SAMPLING_STEPS": "4,2",
+        "AUG_LEVEL": 0.2,
+        "BATCH_SIZE": 4,
+        "DEVICE": "cpu",
+        "PRECISION": "fp32",
+        "THREADS": torch.get_num_threads(),
+        "OUTPUT_DIRECTORY": here / "deep" / "er",
+    }
+    argv = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    assert inference([*argv, "--ALL_STAGES"]) == 0
+    directory = only(here / "deep" / "er")
+    lines = (directory / "captions.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == [text for text in WORDS for _ in range(2)]
+    assert len(list((directory / "generated_images").iterdir())) == 6
+    assert Image.open(directory / "stage_0" / "image_5.png").size == (8, 8)
+
+
+def test_same_seed_same_pictures(training: TrainingDirectory, here: Path) -> None:
+    """Picture i comes from seed + i: so that one of many can be drawn again alone."""
+    for seed, count in (("0", "3"), ("0", "3"), ("2", "1")):
+        argv = ["-d", str(training.path), "-c", WORDS[0], "--SEED", seed]
+        assert inference([*argv, "--IMAGES_PER_CAPTION", count, "--BATCH_SIZE", "1"]) == 0
+    first, second, alone = sorted(here.glob("generated_images_*"))
+    assert [pixels(first, i) for i in range(3)] == [pixels(second, i) for i in range(3)]
+    assert pixels(first, 0) != pixels(first, 1)
+    assert pixels(alone, 0) == pixels(first, 2)
+
+
+def test_default_captions(training: TrainingDirectory, here: Path) -> None:
+    """Without --CAPTIONS the twelve that stand beside the scripts."""
+    assert inference(["-d", str(training.path)]) == 0
+    drawn = (only(here) / "captions.txt").read_text(encoding="utf-8")
+    assert drawn == (SCRIPTS / "captions.txt").read_text(encoding="utf-8")
+
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "no training directory": (["-c", "a red circle"], "--TRAINING_DIRECTORY"),
+    "missing training directory": (["-d", "nowhere"], "--TRAINING_DIRECTORY: nowhere"),
+    "directory of another kind": (["-d", "."], "--TRAINING_DIRECTORY"),
+    "missing captions": (["-c", "nothing.txt"], "--CAPTIONS"),
+    "no caption": (["-c", " "], "--CAPTIONS"),
+    "unknown flag": (["--CAPTION", "x"], "--CAPTION"),
+    "stray word": (["red"], "red"),
+    "flag without value": (["--SEED"], "--SEED"),
+    "seed in words": (["--SEED", "one"], "--SEED is 'one', it should be a whole number"),
+    "negative seed": (["--SEED", "-1"], "--SEED"),
+    "no pictures": (["--IMAGES_PER_CAPTION", "0"], "--IMAGES_PER_CAPTION is 0"),
+    "half a picture": (["--IMAGES_PER_CAPTION", "1.5"], "--IMAGES_PER_CAPTION"),
+    "empty batch": (["--BATCH_SIZE", "0"], "--BATCH_SIZE is 0, it should be at least 1"),
+    "guidance not a number": (["--GUIDANCE_WEIGHT", "nan"], "--GUIDANCE_WEIGHT"),
+    "infinite guidance": (["--GUIDANCE_WEIGHT", "inf"], "--GUIDANCE_WEIGHT"),
+    "guidance of three stages": (["--GUIDANCE_WEIGHT", "1,2,3"], "--GUIDANCE_WEIGHT has 3 values"),
+    "unknown sampler": (["--SAMPLER", "euler"], "--SAMPLER is 'euler', it should be one of ddpm"),
+    "no steps": (["--SAMPLING_STEPS", "0"], "--SAMPLING_STEPS"),
+    "more steps than times": (["--SAMPLING_STEPS", "11"], "--SAMPLING_STEPS: .* at most .* 10"),
+    "empty value": (["--SAMPLING_STEPS", "3,"], "--SAMPLING_STEPS"),
+    "level too high": (["--AUG_LEVEL", "1.1"], "--AUG_LEVEL is 1.1, it should be from 0 to 1"),
+    "unknown device": (["--DEVICE", "tpu"], "--DEVICE"),
+    "unknown precision": (["--PRECISION", "fp8"], "--PRECISION is 'fp8'"),
+    "half precision on the CPU": (["--PRECISION", "fp16", "--DEVICE", "cpu"], "--PRECISION"),
+    "no threads": (["--THREADS", "0"], "--THREADS"),
+    "output is a file": (["--OUTPUT_DIRECTORY", __file__], "--OUTPUT_DIRECTORY"),
+    "output within a file": (["--OUTPUT_DIRECTORY", __file__ + "/x"], "--OUTPUT_DIRECTORY"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_flags_get_one_line_and_leave_nothing(
+    case: str, training: TrainingDirectory, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and a line that names the flag; not one file is made."""
+    argv, message = WRONG[case]
+    if case != "no training directory" and "-d" not in argv:
+        argv = ["-d", str(training.path), *argv]
+    assert inference(argv) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"inference\.py: error: [^\n]*{message}[^\n]*\n", err)
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["weights", "no weights", "json", "key", "no parameters"])
+def test_broken_training_directory(
+    fault: str, tmp_path: Path, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The line names the file that is broken or missing."""
+    directory = save_training(tmp_path)
+    unet = directory.parameters / f"unet_1_params_{directory.timestamp}.json"
+    named = unet.name
+    if fault == "weights":
+        directory.best(1).write_bytes(b"\x00" * 300)
+        named = directory.best(1).name
+    elif fault == "no weights":
+        directory.best(0).unlink()
+        named = directory.best(0).name
+    elif fault == "json":
+        unet.write_text("{", encoding="utf-8")
+    elif fault == "key":
+        unet.write_text('{"chanels": [8]}', encoding="utf-8")
+        named = r"unet_1_params_.*chanels"
+    else:
+        unet.unlink()
+        named = "unet_0_params|unet_1_params|U-Nets"
+    assert inference(["-d", str(directory.path), "-c", "a red circle"]) == 2
+    _, err = capfd.readouterr()
+    assert re.fullmatch(rf"inference\.py: error: [^\n]*({named})[^\n]*\n", err)
+    assert list(here.iterdir()) == []
+
+
+def test_missing_text_encoder(
+    tmp_path: Path, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The encoder the model was trained with may be gone: its name is told."""
+    directory = save_training(tmp_path)
+    path = next(directory.parameters.glob("imagen_params_*.json"))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"t5_tiny"', '"t5_teeny"'), encoding="utf-8")
+    assert inference(["-d", str(directory.path), "-c", "a red circle"]) == 2
+    _, err = capfd.readouterr()
+    assert re.fullmatch(r"inference\.py: error: [^\n]*'t5_teeny' is not known[^\n]*\n", err)
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["inference.py", "main.py"])
+def test_help_explains_every_flag(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scripts at the top run, and their --help has a sentence for each flag."""
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("CAPTIONS", "SAMPLER", "SEED", "DEVICE", "OUTPUT_DIRECTORY", "ALL_STAGES"):
+        assert re.search(rf"--{name}( X, -\w+)?( X)?\s+\w", text), name
+
+
+# --- main.py --------------------------------------------------------------------------------------
+
+
+def test_main_trains_draws_and_measures(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One command leaves both directories and prints fidelity beside chance and no training."""
+    monkeypatch.setattr("minimagen.cli.main.HELD_OUT_CAPTIONS", 12)
+    save_parameters(tmp_path)
+    flags = "--TESTING --NUM_IMAGES 48 --EPOCHS 1 --PRECISION fp32 --SEED 4 --GUIDANCE_WEIGHT 2,1"
+    argv = [*flags.split(), "--PARAMETERS", str(tmp_path / "parameters"), "-c", "a green circle"]
+    code = main_job([*argv, "--SAMPLING_STEPS", "2"])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    (training,) = here.glob("training_*")
+    generated = only(here)
+    assert load_imagen(training).config.timesteps == 10
+    assert (generated / "imagen_training_directory.txt").read_text().strip() == str(training)
+    assert (generated / "captions.txt").read_text() == "a green circle\n"
+    assert (generated / "generated_images" / "image_0.png").is_file()
+    assert Image.open(generated / "held_out_contact_sheet.png").width > 500
+    assert re.search(
+        r"exact match of the trained model [\d.]+%, by chance \d\.\d%, "
+        r"of the untrained model 0\.0%\n",
+        out,
+    )
+    assert re.search(r"exact match +[\d.]+% of 12\n", out)
+    assert re.search(r"all done in \d+ s", out)
+
+
+def save_parameters(output: Path) -> None:
+    """A configuration of two small stages, in ``output/parameters``."""
+    save_training(output).parameters.rename(output / "parameters")
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["-c", "nothing.txt"], "--CAPTIONS"),
+        (["--EPOCHS", "0"], "--EPOCHS"),
+        (["--SAMPLING_STEPS", "2000"], "--SAMPLING_STEPS"),
+        (["--SAMPLER", "ddim,ddim,ddim"], "--SAMPLER"),
+        (["--AUG_LEVEL", "x"], "--AUG_LEVEL"),
+        (["--DATASET", "shappes"], "--DATASET"),
+        (["--OUTPUT_DIRECTORY", __file__], "--OUTPUT_DIRECTORY"),
+        (["--PRECISION", "fp16", "--DEVICE", "cpu"], "--PRECISION"),
+        (["--RESTART_DIRECTORY", "x"], "--RESTART_DIRECTORY"),
+    ],
+)
+def test_main_checks_everything_before_it_trains(
+    argv: list[str], named: str, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong flag for drawing must not wait until after five minutes of training."""
+    assert main_job(["--TESTING", *argv]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"main\.py: error: [^\n]*{named}[^\n]*\n", err)
+    assert list(here.iterdir()) == []

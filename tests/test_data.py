@@ -1,0 +1,219 @@
+"""Data sets: real pictures from a folder, the choice by name, and what goes wrong with either."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.utils.logging import get_logger
+from PIL import Image
+
+from minimagen.data import make_dataset
+from minimagen.data.real import RealDataset, prepare
+from minimagen.data.shapes import MINIMAL, ShapesDataset, parse_caption
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hugging Face's datasets keeps its tables in a folder that goes when the test ends."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three plain pictures, of any proportions, with captions."""
+    directory = tmp_path / "pictures"
+    directory.mkdir()
+    lines = ["file_name,text"]
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (50, 30), colour).save(directory / f"{name}.png")
+        lines.append(f"{name}.png,all {name}")
+    (directory / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return directory
+
+
+def test_folder_gives_pictures_and_their_own_captions(folder: Path) -> None:
+    """(3, side, side) in [-1, 1], float32, exactly the files' colours, each with its caption."""
+    dataset = make_dataset(str(folder), 16)
+    assert isinstance(dataset, RealDataset) and len(dataset) == 3
+    assert sorted(dataset.captions) == [f"all {name}" for name in sorted(COLOURS)]
+    for _ in range(2):  # decoded, then remembered
+        for index in range(3):
+            item = dataset[index]
+            assert item["caption"] == dataset.captions[index]
+            assert item["image"].shape == (3, 16, 16) and item["image"].dtype == torch.float32
+            colour = torch.tensor(COLOURS[item["caption"].split()[1]]) / 127.5 - 1
+            assert (item["image"] == colour[:, None, None]).all()
+    torch.testing.assert_close(dataset[-1]["image"], dataset[2]["image"])
+    with pytest.raises(IndexError):
+        dataset[3]
+
+
+def test_jsonl_and_other_column_names(folder: Path) -> None:
+    """metadata.jsonl serves as well, and flags name other columns."""
+    (folder / "metadata.csv").unlink()
+    lines = [f'{{"file_name": "{name}.png", "words": "so {name}"}}' for name in COLOURS]
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    dataset = make_dataset(str(folder), 8, caption_column="words")
+    assert sorted(dataset.captions) == ["so blue", "so green", "so red"]
+
+
+def test_no_picture_is_squashed() -> None:
+    """Fault 8: a circle in a wide or tall picture stays a circle; its sides are cut off instead."""
+    rows, columns = np.mgrid[:40, :100]
+    disc = ((rows - 19.5) ** 2 + (columns - 49.5) ** 2 < 15**2).astype(np.uint8) * 255
+    for picture in (disc, disc.T):
+        square = np.array(prepare(Image.fromarray(picture), 40))[..., 0] > 127
+        assert square.shape == (40, 40)
+        assert abs(int(square.any(0).sum()) - int(square.any(1).sum())) <= 1
+        assert abs(int(square.any(0).sum()) - 30) <= 1  # nothing is enlarged either
+
+
+def test_resizing_is_antialiased() -> None:
+    """A fine chequerboard becomes an even grey, not a pattern of its own."""
+    board = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)
+    small = np.array(prepare(Image.fromarray(board), 16)).astype(int)
+    assert abs(small - 127).max() <= 4
+
+
+def test_any_kind_of_file_becomes_rgb() -> None:
+    """Grey, palette and transparent pictures; what is transparent is white, not a hidden colour."""
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert np.array(prepare(clear, 8)).tolist() == [[[255] * 3] * 8] * 8
+    grey = Image.new("L", (8, 8), 60)
+    assert np.array(prepare(grey, 4)).tolist() == [[[60] * 3] * 4] * 4
+    palette = Image.new("RGB", (8, 8), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert np.array(prepare(palette, 4))[0, 0].tolist() == [10, 200, 30]
+
+
+def test_length_draws_by_seed(folder: Path) -> None:
+    """At most so many pictures, the same ones for the same seed, at every side."""
+    first = make_dataset(str(folder), 8, length=2, seed=1)
+    assert len(first) == 2 and set(first.captions) < {f"all {name}" for name in COLOURS}
+    assert make_dataset(str(folder), 16, length=2, seed=1).captions == first.captions
+    assert len({tuple(make_dataset(str(folder), 8, 2, seed).captions) for seed in range(9)}) > 1
+    assert len(make_dataset(str(folder), 8, length=50)) == 3
+
+
+def test_captions_are_read_without_decoding_pictures(folder: Path) -> None:
+    """Captions are wanted before training starts: a broken picture shows only when it is due."""
+    (folder / "red.png").write_bytes(b"not a picture")
+    dataset = make_dataset(str(folder), 8)
+    index = dataset.captions.index("all red")
+    assert dataset[index - 1]["image"].shape == (3, 8, 8)
+    with pytest.raises(ValueError, match=rf"^picture {index} of data set .* cannot be read: .+$"):
+        dataset[index]
+
+
+def test_missing_caption_is_the_empty_one(folder: Path) -> None:
+    """A picture without a caption still teaches what pictures look like."""
+    (folder / "metadata.csv").write_text("file_name,text\nred.png,\nblue.png,blue\n")
+    assert sorted(make_dataset(str(folder), 8).captions) == ["", "blue"]
+
+
+def test_large_data_sets_are_not_kept_in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit, pictures are decoded each time, with the same result."""
+    kept = make_dataset(str(folder), 8)
+    monkeypatch.setattr("minimagen.data.real.CACHE_BYTES", 3 * 3 * 8 * 8 - 1)
+    decoded = make_dataset(str(folder), 8)
+    assert decoded._bytes.numel() == 0 and kept._bytes.numel() == 3 * 3 * 8 * 8
+    for index in range(3):
+        torch.testing.assert_close(decoded[index]["image"], kept[index]["image"])
+
+
+def test_data_set_survives_a_trip_to_a_worker_process(folder: Path) -> None:
+    """DataLoader's workers on Windows and macOS get the data set pickled."""
+    dataset = pickle.loads(pickle.dumps(make_dataset(str(folder), 8)))
+    assert dataset[0]["image"].shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"caption_column": "prompt"}, "no caption column 'prompt', its columns are image, text"),
+        ({"image_column": "photo"}, "no image column 'photo', its columns are image, text"),
+        ({"image_column": "text"}, "column 'text' of .* does not hold pictures"),
+        ({"caption_column": "image"}, "column 'image' of .* does not hold strings"),
+    ],
+)
+def test_wrong_column_is_named_with_those_found(
+    folder: Path, columns: dict[str, str], message: str
+) -> None:
+    """One line: which column is missing, which there are, which flag to use."""
+    with pytest.raises(ValueError, match=message) as error:
+        make_dataset(str(folder), 8, **columns)
+    assert "\n" not in str(error.value)
+    assert f"--{next(iter(columns)).upper()}" in str(error.value)
+
+
+def test_folder_without_captions(folder: Path) -> None:
+    """Pictures alone are no data set: the missing column is named."""
+    (folder / "metadata.csv").unlink()
+    with pytest.raises(ValueError, match="no caption column 'text', its columns are image"):
+        make_dataset(str(folder), 8)
+
+
+@pytest.mark.parametrize("name", ["shapes-minimol", "no/such/directory", ""])
+def test_unknown_name_lists_what_there_is(name: str) -> None:
+    """A slip of the pen is no reason to ask the network."""
+    with pytest.raises(ValueError, match="should be one of shapes-minimal, shapes, a dir") as error:
+        make_dataset(name, 8)
+    assert "\n" not in str(error.value)
+
+
+def test_hub_data_set_without_a_network(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line, and nothing else on the terminal, although the library warns of each new try."""
+
+    def unreachable(name: str, split: str) -> None:
+        get_logger("huggingface_hub.utils").warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError(f"Couldn't reach {name!r} on the Hub\nand more of that")
+
+    caplog.set_level(logging.WARNING, logger="huggingface_hub")
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(ValueError) as error:
+        make_dataset("someone/pictures", 8)
+    assert str(error.value).startswith("data set 'someone/pictures' cannot be loaded")
+    assert "\n" not in str(error.value)
+    get_logger("huggingface_hub.utils").warning("heard again")
+    assert caplog.messages == ["heard again"]
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    """A directory with nothing in it."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"^data set .*empty' cannot be loaded, [^\n]*$"):
+        make_dataset(str(tmp_path / "empty"), 8)
+
+
+@pytest.mark.parametrize(("side", "length"), [(0, None), (8, 0)])
+def test_sizes_must_be_positive(folder: Path, side: int, length: int | None) -> None:
+    """As for the shapes world."""
+    with pytest.raises(ValueError, match="should be a positive number"):
+        make_dataset(str(folder), side, length)
+
+
+def test_worlds_by_name() -> None:
+    """Names of worlds give shapes; held-out scenes are another set than those of training."""
+    dataset = make_dataset("shapes-minimal", 16, length=20, seed=3)
+    assert isinstance(dataset, ShapesDataset) and dataset.world is MINIMAL and len(dataset) == 20
+    assert dataset.captions == make_dataset("shapes-minimal", 64, 20, 3).captions
+    for held_out in (False, True):
+        for text in make_dataset("shapes-minimal", 16, 20, held_out=held_out).captions:
+            (thing,) = parse_caption(text).objects
+            assert ((thing.colour, thing.shape) in MINIMAL.held_out) == held_out
+
+
+def test_real_data_has_no_held_out_part(folder: Path) -> None:
+    """Combinations are held out of shapes worlds alone."""
+    with pytest.raises(ValueError, match="only shapes-minimal, shapes have them"):
+        make_dataset(str(folder), 8, held_out=True)

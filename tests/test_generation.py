@@ -1,0 +1,380 @@
+"""Generation: from a training directory to picture files that show exactly what was drawn."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minimagen.data.shapes import MINIMAL, parse_caption, place, render
+from minimagen.generation import (
+    CAPTIONS,
+    GenerationConfig,
+    autocast_dtype,
+    contact_sheet,
+    draw,
+    fidelity,
+    generate,
+    load_imagen,
+    read_captions,
+    to_image,
+    untrained,
+    with_sampling,
+    write,
+)
+from minimagen.imagen import Imagen, ImagenConfig, StageConfig
+from minimagen.text import EmbeddingCache, load_text_encoder
+from minimagen.training.directory import TrainingDirectory
+from minimagen.unet import UnetConfig
+
+WORDS = ["a red circle", "a small green star to the left of a large blue square", "one cyan cross"]
+
+
+def tiny_imagen(side: int = 16) -> Imagen:
+    """Two stages, a few weights, all of them random, so that the caption matters."""
+    unet = {
+        "channels": (8,),
+        "blocks": (1,),
+        "self_attention": (False,),
+        "text_attention": (True,),
+        "heads": 1,
+        "head_dim": 8,
+        "text_dim": load_text_encoder("t5_tiny").dim,
+        "cond_dim": 8,
+        "position_dim": 4,
+    }
+    stages = (
+        StageConfig(side=8, steps=3, guidance_weight=2.0),
+        StageConfig(side=side, steps=2, sampler="ddpm"),
+    )
+    imagen = Imagen(
+        ImagenConfig(stages, timesteps=10), [UnetConfig(**unet), UnetConfig(**unet, lowres=True)]
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in imagen.parameters():
+            weight.copy_(0.4 * torch.randn(weight.shape, generator=generator))
+    return imagen
+
+
+def save_training(output: Path, imagen: Imagen | None = None) -> TrainingDirectory:
+    """The training directory that a training of ``imagen`` would have left."""
+    imagen = imagen or tiny_imagen()
+    directory = TrainingDirectory.create(output)
+    unets = [stage.unet.config for stage in imagen.stages]
+    directory.save_parameters(imagen.config, unets, {"DATASET": "shapes-minimal"})
+    for i, stage in enumerate(imagen.stages):
+        directory.save_best(i, stage.unet.state_dict())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def imagen() -> Imagen:
+    return tiny_imagen()
+
+
+@pytest.fixture(scope="module")
+def encode() -> EmbeddingCache:
+    return EmbeddingCache(load_text_encoder("t5_tiny"))
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory, imagen: Imagen) -> TrainingDirectory:
+    return save_training(tmp_path_factory.mktemp("trained"), imagen)
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def test_draws_every_stage_of_every_caption(imagen: Imagen, encode: EmbeddingCache) -> None:
+    """One entry a stage, (N, 3, side, side) in [-1, 1]; progress adds up to the pictures drawn."""
+    told: list[float] = []
+    stages = draw(imagen, encode, WORDS, [0, 1, 2], batch_size=2, progress=told.append)
+    assert [part.shape for part in stages] == [(3, 3, 8, 8), (3, 3, 16, 16)]
+    assert all(part.abs().max() <= 1 and part.dtype == torch.float32 for part in stages)
+    assert len(told) == 2 * (3 + 2) and sum(told) == pytest.approx(3)
+
+
+def test_picture_depends_on_its_own_seed_and_caption_alone(
+    imagen: Imagen, encode: EmbeddingCache
+) -> None:
+    """Whatever the batch around it, and however long its captions are padded."""
+    together = draw(imagen, encode, WORDS, [5, 6, 7])
+    for batch_size in (1, 2):
+        for part, whole in zip(
+            draw(imagen, encode, WORDS, [5, 6, 7], batch_size), together, strict=True
+        ):
+            torch.testing.assert_close(part, whole, atol=1e-4, rtol=0)
+    swapped = draw(imagen, encode, WORDS[::-1], [7, 6, 5])
+    torch.testing.assert_close(swapped[-1].flip(0), together[-1], atol=1e-4, rtol=0)
+    other_seed = draw(imagen, encode, WORDS, [5, 9, 7])[-1]
+    other_text = draw(imagen, encode, ["a red circle", "a blue cross", WORDS[2]], [5, 6, 7])[-1]
+    for other in (other_seed, other_text):
+        changed = (other - together[-1]).abs().amax((1, 2, 3)) > 0.01
+        assert changed.tolist() == [False, True, False]
+
+
+def test_bfloat16_draws_nearly_the_same(imagen: Imagen, encode: EmbeddingCache) -> None:
+    """Lower precision is a matter of speed; the pictures are float32 again."""
+    exact = draw(imagen, encode, WORDS[:1], [0])[0]
+    rough = draw(imagen, encode, WORDS[:1], [0], dtype=torch.bfloat16)[0]
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().mean() < 0.1
+
+
+def test_broken_weights_are_noticed(encode: EmbeddingCache) -> None:
+    """Not a number is no picture."""
+    broken = tiny_imagen()
+    with torch.no_grad():
+        broken.stages[1].unet.stem.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        draw(broken, encode, WORDS[:1], [0])
+
+
+def test_untrained_is_the_same_cascade_with_other_weights(imagen: Imagen) -> None:
+    """For comparison: same configuration, fresh weights, and nobody else's random numbers."""
+    before = torch.get_rng_state()
+    fresh = untrained(imagen)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert fresh.config == imagen.config and not fresh.training
+    assert [s.unet.config for s in fresh.stages] == [s.unet.config for s in imagen.stages]
+    stem = fresh.stages[0].unet.stem.weight
+    assert not torch.equal(stem, imagen.stages[0].unet.stem.weight)
+    assert torch.equal(stem, untrained(imagen).stages[0].unet.stem.weight)
+
+
+def test_fidelity_only_of_the_shapes_world() -> None:
+    """True renderings score 1; captions of other things have no score."""
+    captions = ["a red circle on a white background", "a large blue square"]
+    scenes = [parse_caption(text) for text in captions]
+    rng = random.Random(0)
+    pictures = render([place(scene, rng, MINIMAL) for scene in scenes], 64)
+    result = fidelity(pictures, captions)
+    assert result is not None and result.exact_match == 1.0 and result.n == 2
+    assert fidelity(pictures, [captions[0], "a dog in the rain"]) is None
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def test_settings_for_all_stages_or_one_each(imagen: Imagen) -> None:
+    """What is not given stays as it was trained."""
+    config = with_sampling(
+        imagen.config, guidance_weight=(4.0,), sampler=("heun", "dpmpp"), sampling_steps=(5, 1)
+    )
+    assert [s.guidance_weight for s in config.stages] == [4.0, 4.0]
+    assert [s.sampler for s in config.stages] == ["heun", "dpmpp"]
+    assert [s.steps for s in config.stages] == [5, 1]
+    assert [s.aug_level for s in config.stages] == [s.aug_level for s in imagen.config.stages]
+    assert with_sampling(imagen.config) == imagen.config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampler": ("ddim",) * 3}, "--SAMPLER has 3 values, for 2 stages it should have 1 or 2"),
+        ({"sampling_steps": (99,)}, "--SAMPLING_STEPS: stage steps is 99, .* at most timesteps 10"),
+        ({"aug_level": (0.1, 3.0)}, r"--AUG_LEVEL: stage aug_level is 3.0, .* in \[0, 1\]"),
+    ],
+)
+def test_settings_that_do_not_fit_name_the_flag(
+    imagen: Imagen, settings: dict[str, tuple[object, ...]], message: str
+) -> None:
+    """One line with the flag, the value and what would be right."""
+    with pytest.raises(ValueError, match=message):
+        with_sampling(imagen.config, **settings)  # type: ignore[arg-type]
+
+
+def test_settings_change_the_pictures(training: TrainingDirectory, encode: EmbeddingCache) -> None:
+    """Guidance, sampler, steps and augmentation level all reach the stages."""
+
+    def picture(**settings: tuple[object, ...]) -> torch.Tensor:
+        imagen = load_imagen(training.path, **settings)  # type: ignore[arg-type]
+        return draw(imagen, encode, WORDS[:1], [0])[-1]
+
+    plain = picture()
+    for name, values in {
+        "guidance_weight": (1.0,),
+        "sampler": ("ddpm", "ddim"),
+        "sampling_steps": (4,),
+        "aug_level": (0.9,),
+    }.items():
+        assert (picture(**{name: values}) - plain).abs().max() > 1e-3, name
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("auto", None), ("fp32", None), ("bf16", torch.bfloat16)]
+)
+def test_precision_on_the_cpu(precision: str, dtype: torch.dtype | None) -> None:
+    """Float32 unless asked for; fp16 is for GPUs."""
+    assert autocast_dtype(precision, torch.device("cpu")) == dtype
+    with pytest.raises(ValueError, match="--PRECISION is fp16"):
+        autocast_dtype("fp16", torch.device("cpu"))
+
+
+# --- captions -------------------------------------------------------------------------------------
+
+
+def test_captions_from_text_or_file(tmp_path: Path) -> None:
+    """One caption, or a line each; blank ones are skipped, Windows' line ends are fine."""
+    assert read_captions("  a red   circle ") == ["a red circle"]
+    path = tmp_path / "some captions.TXT"
+    path.write_bytes("\ufeffa red circle\r\n\r\n  \r\nein grüner Kreis".encode())
+    assert read_captions(str(path)) == ["a red circle", "ein grüner Kreis"]
+    long = "a red circle and " * 40  # too long for a file's name
+    assert read_captions(long) == [long.strip()]
+
+
+def test_default_captions_are_of_the_minimal_world() -> None:
+    """What the main job draws: twelve captions, some of them of held-out combinations."""
+    captions = read_captions(None)
+    assert len(captions) == len(set(captions)) == 12
+    pairs = [(thing.colour, thing.shape) for c in captions for thing in parse_caption(c).objects]
+    assert len(pairs) == 12 and set(pairs) <= set(MINIMAL.combinations)
+    assert set(pairs) >= MINIMAL.held_out
+    assert CAPTIONS.name == "captions.txt"
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "binary", "directory", "csv", "blank"])
+def test_wrong_captions(tmp_path: Path, kind: str) -> None:
+    """A missing file is an error, never taken for a caption."""
+    path = tmp_path / ("captions.csv" if kind == "csv" else "captions.txt")
+    if kind == "directory":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_bytes({"empty": b"\n \n", "binary": b"\xff\xfe\x00x"}.get(kind, b"a"))
+    with pytest.raises(ValueError, match=r"^--CAPTIONS is ") as error:
+        read_captions("  " if kind == "blank" else str(path))
+    assert "\n" not in str(error.value)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_pixels_are_saved_as_they_are(tmp_path: Path) -> None:
+    """Fault 8: a grey picture stays grey; -1 is 0 and 1 is 255, whatever else there is."""
+    levels = torch.tensor([-1.0, -0.5, 0.0, 0.25, 1.0, 1.7, -3.0])
+    expected = [0, 64, 128, 159, 255, 255, 0]
+    for level, byte in zip(levels, expected, strict=True):
+        to_image(level.expand(3, 4, 4)).save(tmp_path / "picture.png")
+        assert np.array(Image.open(tmp_path / "picture.png")).tolist() == [[[byte] * 3] * 4] * 4
+    picture = torch.zeros(3, 2, 3)
+    picture[0, 1, 2] = 1  # red, second row, third column
+    assert np.array(to_image(picture))[1, 2].tolist() == [255, 128, 128]
+
+
+def test_directory_has_what_the_contract_says(training: TrainingDirectory, tmp_path: Path) -> None:
+    """Names, order, and which picture belongs to which caption."""
+    captions = tmp_path / "captions.txt"
+    captions.write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    config = GenerationConfig(
+        str(training.path), str(captions), images_per_caption=2, output_directory=str(tmp_path)
+    )
+    made = generate(config)
+    assert re.fullmatch(r"generated_images_\d{8}_\d{6}", made.directory.name)
+    assert sorted(path.name for path in made.directory.iterdir()) == [
+        "captions.txt",
+        "contact_sheet.png",
+        "generated_images",
+        "imagen_training_directory.txt",
+    ]
+    twice = [text for text in WORDS for _ in range(2)]
+    assert (made.directory / "captions.txt").read_text().splitlines() == twice == made.captions
+    source = (made.directory / "imagen_training_directory.txt").read_text().strip()
+    assert Path(source) == training.path
+    files = [made.directory / "generated_images" / f"image_{i}.png" for i in range(6)]
+    assert set((made.directory / "generated_images").iterdir()) == set(files)
+    for i, (path, picture) in enumerate(zip(files, made.pictures, strict=True)):
+        pixels = np.array(Image.open(path))
+        assert pixels.shape == (16, 16, 3)
+        expected = ((picture.permute(1, 2, 0) + 1) * 127.5).round().numpy()
+        assert (pixels == expected).all()
+        alone = generate(
+            GenerationConfig(str(training.path), twice[i], seed=i, output_directory=str(tmp_path))
+        )
+        torch.testing.assert_close(alone.pictures[0], picture, atol=1e-4, rtol=0)
+    assert len(list(tmp_path.glob("generated_images_*"))) == 7  # within a second or two
+
+
+def test_all_stages(training: TrainingDirectory, tmp_path: Path) -> None:
+    """The earlier stages' pictures stand beside, under the same numbers."""
+    config = GenerationConfig(
+        str(training.path), WORDS[0], output_directory=str(tmp_path), all_stages=True
+    )
+    made = generate(config)
+    assert Image.open(made.directory / "stage_0" / "image_0.png").size == (8, 8)
+    assert Image.open(made.directory / "generated_images" / "image_0.png").size == (16, 16)
+
+
+def test_nothing_is_left_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up half-way leaves no half of a directory."""
+
+    def full(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("minimagen.generation.contact_sheet", full)
+    with pytest.raises(OSError, match="no space"):
+        write([torch.zeros(1, 3, 8, 8)], ["grey"], tmp_path, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "side"), [(1, 16), (5, 64), (130, 8), (2, 300)])
+def test_contact_sheet_shows_pictures_and_captions(number: int, side: int) -> None:
+    """Every picture (the first hundred) is there, large enough, with something written below."""
+    pictures = torch.linspace(-1, 1, number + 1)[:-1, None, None, None].expand(-1, 3, side, side)
+    captions = ["a very long caption " * 12 + "Donaudampfschifffahrtsgesellschaftskapitän"] * number
+    sheet = np.array(contact_sheet(pictures, captions).convert("L")).astype(int)
+    shown = 192 if side < 256 else 256
+    bytes_ = ((pictures[:100, 0, 0, 0] + 1) * 127.5).round().tolist()
+    for level in bytes_[::9]:
+        assert (sheet == level).sum() >= shown * shown * 0.9
+    below = sheet[12 + shown + 4 : 12 + shown + 4 + 5 * 19]
+    assert (below < 60).sum() > 200  # letters
+    assert sheet.shape[1] <= 10 * 270 + 12
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+def test_weights_are_those_saved(training: TrainingDirectory, imagen: Imagen) -> None:
+    """Every tensor of every stage, in eval mode."""
+    loaded = load_imagen(training.path)
+    assert not loaded.training
+    for name, weight in imagen.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], weight)
+
+
+def test_shipped_name(training: TrainingDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is no path is looked for in what ships with the package."""
+    monkeypatch.setattr("minimagen.generation.SHIPPED", training.path.parent)
+    assert load_imagen(training.path.name).config.timesteps == 10
+
+
+@pytest.mark.parametrize("fault", ["missing", "corrupt", "cut", "other", "no directory", "empty"])
+def test_weights_that_cannot_be_used(tmp_path: Path, fault: str) -> None:
+    """One line that names the file or the directory."""
+    directory = save_training(tmp_path)
+    path = directory.best(1)
+    if fault == "missing":
+        path.unlink()
+    elif fault == "corrupt":
+        path.write_bytes(b"these are no weights" * 10)
+    elif fault == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif fault == "other":
+        path.write_bytes(directory.best(0).read_bytes())
+    named = path.name
+    source = directory.path
+    if fault in ("no directory", "empty"):
+        source = tmp_path / "elsewhere"
+        named = str(source)
+    if fault == "empty":
+        source.mkdir()
+    with pytest.raises(ValueError, match=re.escape(named)) as error:
+        load_imagen(source)
+    assert "\n" not in str(error.value)
