@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,11 @@ from minimagen.unet import Unet, UnetConfig
 
 @dataclass(frozen=True)
 class StageConfig:
-    """How one stage is trained and sampled; its network has a configuration of its own."""
+    """How one stage is trained and sampled; its network has a configuration of its own.
+
+    Dictionaries and lists, as they come from JSON, become what they stand for. Raises ValueError,
+    naming the field.
+    """
 
     side: int = 64  # of its pictures, in pixels
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)  # of noise over time
@@ -48,11 +52,16 @@ class StageConfig:
     aug_level: float = 0.1  # noise on the low-resolution picture when sampling, 0 to 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.schedule, dict):  # JSON brings dictionaries and lists
+        if isinstance(self.schedule, dict):
             object.__setattr__(self, "schedule", NoiseSchedule(**self.schedule))
         if self.guidance_interval is not None:
-            object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
-            weight_at(torch.zeros(1), 1.0, self.guidance_interval)  # its errors are told here
+            interval = tuple(self.guidance_interval)
+            object.__setattr__(self, "guidance_interval", interval)
+            if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+                raise ValueError(
+                    f"stage guidance_interval is {interval}, it should be (lo, hi) with "
+                    "0 <= lo <= hi <= 1"
+                )
         choices = {
             "parameterization": get_args(Parameterization),
             "weighting": get_args(Weighting),
@@ -65,9 +74,9 @@ class StageConfig:
                     f"stage {name} is {getattr(self, name)!r}, it should be one of "
                     f"{', '.join(allowed)}"
                 )
-        for name, low in (("side", 1), ("steps", 1)):
-            if getattr(self, name) < low:
-                raise ValueError(f"stage {name} is {getattr(self, name)}, it should be >= {low}")
+        for name in ("side", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"stage {name} is {getattr(self, name)}, it should be at least 1")
         for name in ("eta", "aug_level"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"stage {name} is {getattr(self, name)}, it should be in [0, 1]")
@@ -77,7 +86,11 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class ImagenConfig:
-    """The cascade but for its U-Nets, which have configurations of their own (``UnetConfig``)."""
+    """The cascade but for its U-Nets, which have configurations of their own (``UnetConfig``).
+
+    Dictionaries and lists, as they come from JSON, become what they stand for. Raises ValueError,
+    naming the field.
+    """
 
     stages: tuple[StageConfig, ...]  # from the base to the last super-resolution
     timesteps: int = 1000  # grid of times from which samplers choose their steps
@@ -111,7 +124,7 @@ class Draws(NamedTuple):
     eps: Tensor  # noise, (B, 3, side, side)
     keep_text: Tensor  # (B,) bool, False hides the caption
     aug_level: Tensor  # of the low-resolution picture, one per picture in [0, 1], (B,)
-    aug_noise: Tensor  # (B, 3, side, side)
+    aug_noise: Tensor  # (B, 3, side, side); in a base stage, which has no use for it, (B,)
 
     def to(self, device: torch.device | str) -> Draws:
         """The same on another device."""
@@ -119,19 +132,21 @@ class Draws(NamedTuple):
 
 
 def resize(pictures: Tensor, side: int) -> Tensor:
-    """Pictures (B, C, H, W) at another size, (B, C, side, side).
+    """Square pictures (B, C, H, H) at another size, (B, C, side, side).
 
     Down: the mean of the pixels that fall together (an integer factor) or antialiased bilinear; up:
     bilinear. Values stay within the range of the input.
+
+    Raises ValueError when they are not square: to crop or to stretch them is not decided here.
     """
     height, width = pictures.shape[-2:]
-    if height == width == side:
+    if height != width:
+        raise ValueError(f"pictures are {width} x {height} pixels, they should be square")
+    if height == side:
         return pictures
-    if height == width and height % side == 0:
+    if height % side == 0:
         return F.avg_pool2d(pictures, height // side)
-    return F.interpolate(
-        pictures, size=(side, side), mode="bilinear", antialias=height > side or width > side
-    )
+    return F.interpolate(pictures, size=(side, side), mode="bilinear", antialias=height > side)
 
 
 class Stage(nn.Module):
@@ -140,6 +155,8 @@ class Stage(nn.Module):
     config:       of training and sampling
     unet:         of the network; ``unet.lowres`` says whether this is a super-resolution stage
     lowres_side:  side of the previous stage's pictures; None for a base stage
+
+    Raises ValueError when they do not fit each other.
     """
 
     def __init__(self, config: StageConfig, unet: UnetConfig, lowres_side: int | None) -> None:
@@ -158,18 +175,18 @@ class Stage(nn.Module):
         self.unet = Unet(unet)
 
     def draw(self, batch: int, text_dropout: float, generator: torch.Generator) -> Draws:
-        """Draw what a training step of ``batch`` pictures needs.
+        """Draw what a training step of ``batch`` pictures needs, on the CPU.
+
+        text_dropout: share of captions to hide, in [0, 1]
 
         Times are uniform, one in each of ``batch`` equal parts of [0, 1] (low-discrepancy times,
         VDM 2107.00630, app. I): the mean loss of a batch then varies less.
         """
         shape = (batch, 3, self.config.side, self.config.side)
-        start, order = (
-            torch.rand((), generator=generator),
-            torch.randperm(batch, generator=generator),
-        )
+        start = torch.rand((), generator=generator)
+        order = torch.randperm(batch, generator=generator)
         return Draws(
-            t=((start + order) / batch) % 1,
+            t=(start + order) / batch,
             eps=torch.randn(shape, generator=generator),
             keep_text=torch.rand(batch, generator=generator) >= text_dropout,
             aug_level=random_levels(batch, generator),
@@ -179,60 +196,36 @@ class Stage(nn.Module):
     def forward(self, pictures: Tensor, text: Tensor, mask: Tensor, draws: Draws) -> Tensor:
         """Training loss of each picture, (B,) (DDPM, 2006.11239, algorithm 1).
 
-        pictures: clean, (B, 3, H, W) in [-1, 1] at any size not below the stage's
+        pictures: clean, (B, 3, H, H) in [-1, 1] at any size not below the stage's
         text, mask: captions, (B, N, D) and (B, N)
         draws: see ``draw``
         """
         x = resize(pictures, self.config.side)
         alpha, sigma = self.config.schedule.alpha_sigma(expand(draws.t, x))
         z = q_sample(x, draws.eps, alpha, sigma)
-        lowres = None
-        if self.lowres_side is not None:
-            lowres = resize(pictures, self.lowres_side)
-        out = self._unet(
-            z,
-            draws.t,
-            text,
-            mask,
-            draws.keep_text,
-            self._condition(lowres, draws.aug_level, draws.aug_noise),
-        )
+        condition = self._condition(pictures, draws.aug_level, draws.aug_noise)
+        out = self.unet(z, draws.t, text, mask, draws.keep_text, *condition)
         return diffusion_loss(
             self.config.parameterization, out, x, draws.eps, alpha, sigma, self.config.weighting
         )
 
-    def _condition(
-        self, lowres: Tensor | None, level: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
-        """The low-resolution picture as the U-Net sees it, in training and sampling alike.
+    def _condition(self, pictures: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """What the U-Net is told of the low-resolution picture, in training and sampling alike.
 
-        It is in [-1, 1] already; enlarged first, noised then.
+        (picture, level), the picture in [-1, 1], brought down to the previous stage's side if it is
+        larger, enlarged and only then noised; () in a base stage.
         """
-        if lowres is None:
-            return None
-        enlarged = resize(lowres, self.config.side)
-        return augment(enlarged, level, noise, self.config.schedule), level
+        if self.lowres_side is None:
+            return ()
+        lowres = resize(resize(pictures, self.lowres_side), self.config.side)
+        return augment(lowres, level, noise, self.config.schedule), level
 
-    def _unet(
-        self,
-        z: Tensor,
-        t: Tensor,
-        text: Tensor,
-        mask: Tensor,
-        keep_text: Tensor | None,
-        condition: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        lowres, level = condition if condition is not None else (None, None)
-        return self.unet(z, t, text, mask, keep_text, lowres, level)
-
-    def denoiser(
-        self, text: Tensor, mask: Tensor, condition: tuple[Tensor, Tensor] | None = None
-    ) -> Denoiser:
+    def denoiser(self, text: Tensor, mask: Tensor, condition: tuple[Tensor, ...] = ()) -> Denoiser:
         """denoise(z, t) -> x_hat for these captions: U-Net, parameterisation, guidance, threshold.
 
-        text, mask: (B, N, D), (B, N). condition: low-resolution pictures, noised, at this stage's
-        size, and their levels (B,). Where guidance is on, the U-Net runs once on a batch of 2 B:
-        with and without captions.
+        text, mask: (B, N, D), (B, N). condition: nothing in a base stage, else low-resolution
+        pictures, noised, at this stage's size, and their levels (B,). Where guidance is on, the
+        U-Net runs once on a batch of 2 B: with and without captions.
         """
         config = self.config
 
@@ -240,24 +233,19 @@ class Stage(nn.Module):
             weight = weight_at(t, config.guidance_weight, config.guidance_interval)  # (B,)
             alpha, sigma = config.schedule.alpha_sigma(expand(t, z))
             if bool((weight == 1).all()):
-                out = self._unet(z, t, text, mask, None, condition)
+                out = self.unet(z, t, text, mask, None, *condition)
             else:
                 keep = torch.arange(2 * len(z), device=z.device) < len(z)  # captions, then none
-                both = None if condition is None else tuple(torch.cat([c, c]) for c in condition)
-                out = self._unet(
-                    torch.cat([z, z]),
-                    torch.cat([t, t]),
-                    torch.cat([text, text]),
-                    torch.cat([mask, mask]),
-                    keep,
-                    both,
-                )
-                out = guide(*out.chunk(2), expand(weight, z))
+                inputs = (torch.cat([part, part]) for part in (z, t, text, mask))
+                twice = (torch.cat([part, part]) for part in condition)
+                out_cond, out_uncond = self.unet(*inputs, keep, *twice).chunk(2)
+                out = guide(out_cond, out_uncond, expand(weight, z))
             x = to_x(config.parameterization, out, z, alpha, sigma)
             return threshold(x, config.threshold, config.percentile)
 
         return denoise
 
+    @torch.no_grad()
     def sample(
         self,
         text: Tensor,
@@ -268,8 +256,12 @@ class Stage(nn.Module):
     ) -> Iterator[Tensor]:
         """Draw pictures of captions, yielding every state (B, 3, side, side); the last is clean.
 
-        lowres: the previous stage's pictures, (B, 3, h, w) in [-1, 1]; None in a base stage.
-        Raises ValueError if it is missing, or given to a base stage.
+        text, mask: (B, N, D), (B, N)
+        noise:      of pictures of this stage's side
+        timesteps:  of the grid that the sampler's steps are chosen from
+        lowres:     the previous stage's pictures, (B, 3, h, h) in [-1, 1]; None in a base stage
+
+        Raises ValueError if lowres is missing, or given to a base stage.
         """
         if (lowres is None) != (self.lowres_side is None):
             raise ValueError(
@@ -279,7 +271,7 @@ class Stage(nn.Module):
         config = self.config
         z = noise()
         level = torch.full((len(z),), config.aug_level, device=z.device)
-        condition = self._condition(lowres, level, noise() if lowres is not None else z)
+        condition = () if lowres is None else self._condition(lowres, level, noise())
         times = config.schedule.times(timesteps, config.steps)
         sampler = SAMPLERS[config.sampler]
         denoise = self.denoiser(text, mask, condition)
@@ -298,14 +290,19 @@ class Imagen(nn.Module):
             raise ValueError(
                 f"{len(config.stages)} stages have {len(unets)} U-Nets, each should have one"
             )
+        if len({unet.text_dim for unet in unets}) > 1:
+            raise ValueError(
+                f"unet text_dim is {[unet.text_dim for unet in unets]}, it should be the same in "
+                "all U-Nets: they read the same text"
+            )
         self.config = config
-        sides = [None, *(stage.side for stage in config.stages)]
+        sides: list[int | None] = [None, *(stage.side for stage in config.stages)]
         self.stages = nn.ModuleList(
             Stage(stage, unet, side)
             for stage, unet, side in zip(config.stages, unets, sides[:-1], strict=True)
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         text: Tensor,
@@ -319,35 +316,42 @@ class Imagen(nn.Module):
 
         text, mask: captions, (B, N, D) and (B, N)
         seeds:      one per picture; picture i depends on its caption and seeds[i] alone
-        lowres:     begin from these pictures (B, 3, h, w) in [-1, 1], at stage ``start`` >= 1
+        lowres:     begin from these pictures (B, 3, h, h) in [-1, 1], at stage ``start`` >= 1;
+                    larger ones are brought down first to the size that this stage starts from
         start:      first stage to run
         on_step:    told (stage, step) after every step of a sampler, both from 0
 
         The last entry is the finished picture. The U-Nets are put in eval mode meanwhile. Raises
-        ValueError when seeds and captions differ in number, or start and lowres do not agree.
+        ValueError when captions, seeds and lowres differ in number, or start and lowres do not
+        agree.
         """
         if len(seeds) != len(text):
             raise ValueError(f"{len(text)} captions have {len(seeds)} seeds, each needs one")
+        if lowres is not None and len(lowres) != len(text):
+            raise ValueError(
+                f"{len(text)} captions have {len(lowres)} low-resolution pictures, each needs one"
+            )
         if not 0 <= start < len(self.stages) or (start > 0) != (lowres is not None):
             raise ValueError(
                 f"start is {start}, it should be 0 without a low-resolution picture and 1 to "
                 f"{len(self.stages) - 1} with one"
             )
-        was_training = self.training
+        training = [module for module in self.modules() if module.training]
         self.eval()
         pictures = []
         try:
             for index in range(start, len(self.stages)):
-                stage: Stage = self.stages[index]
+                stage = cast(Stage, self.stages[index])
                 shape = (3, stage.config.side, stage.config.side)
                 noise = NoiseSource(seeds, shape, text.device, stream=index)
                 states = stage.sample(text, mask, noise, self.config.timesteps, lowres)
                 for step, state in enumerate(states):
-                    lowres = state
+                    z = state
                     if on_step is not None:
                         on_step(index, step)
-                lowres = lowres.clamp(-1, 1)
+                lowres = z.clamp(-1, 1)  # the last state is the picture
                 pictures.append(lowres)
         finally:
-            self.train(was_training)
+            for module in training:
+                module.training = True
         return pictures

@@ -27,7 +27,7 @@ def sinusoidal_embedding(values: Tensor, dim: int, max_period: float = 10_000.0)
 
 
 class TimeEmbedding(nn.Module):
-    """A number in [0, 1] per picture, (B,), as a vector, (B, dim)."""
+    """A number in [0, 1] per picture, (B,), as a vector, (B, dim); ``dim`` is even."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -35,6 +35,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, t: Tensor) -> Tensor:
+        # times 1000: the frequencies were made for positions 0, 1, 2, ..., DDPM's steps
         return self.mlp(sinusoidal_embedding(1000 * t, self.dim))
 
 
@@ -43,7 +44,9 @@ def position_features(height: int, width: int, dim: int, device: torch.device) -
 
     Half are cosines of the row, half of the column, of 1 to dim / 2 half-waves over the picture;
     the first tells left from right (top from bottom) by its sign. A convolution cannot know where
-    it is, so without them "left" means nothing to it (CoordConv, 1807.03247). Raises ValueError when ``dim`` is odd.
+    it is, so without them "left" means nothing to it (CoordConv, 1807.03247).
+
+    Raises ValueError when ``dim`` is odd.
     """
     if dim % 2:
         raise ValueError(f"dim is {dim}, position features need an even one")
@@ -61,8 +64,9 @@ def position_features(height: int, width: int, dim: int, device: torch.device) -
 class Attention(nn.Module):
     """Multi-head attention of queries (B, N, dim) over a context (B, M, context_dim).
 
-    softmax(q k^T / sqrt(d)) v (1706.03762, eq. 1); masked context tokens score minus infinity, so
-    every row of the mask, (B, M) bool, needs at least one True. Returns (B, N, dim).
+    softmax(q k^T / sqrt(d)) v (1706.03762, eq. 1) in each of ``heads`` parts of ``head_dim``
+    channels. Masked context tokens score minus infinity, so every row of the mask, (B, M) bool,
+    needs at least one True. Returns (B, N, dim).
     """
 
     def __init__(self, dim: int, context_dim: int, heads: int, head_dim: int) -> None:
@@ -88,8 +92,9 @@ class Attention(nn.Module):
 class AttentionPooling(nn.Module):
     """A sequence (B, N, dim) as one vector (B, out_dim): learned queries attend over it.
 
-    Imagen pools its text so (2205.11487, app. B). With several queries each can look for one role,
-    "what stands on the left", where a mean would mix all words. mask (B, N) bool.
+    Imagen adds such a vector to its time embedding (2205.11487, sec. 2.5). With several queries
+    each can look for one role, "what stands on the left", where a mean would mix all words.
+    mask (B, N) bool, at least one True a row.
     """
 
     def __init__(self, dim: int, out_dim: int, queries: int, heads: int, head_dim: int) -> None:
@@ -112,8 +117,9 @@ class AttentionPooling(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention over the pixels, cross-attention to the text, a feed-forward layer.
 
-    Each adds to a residual stream and starts at zero. Either attention can be left out. The text
-    has a softmax of its own: shared with the pixels it would be a few voices among many.
+    x (B, dim, H, W), text (B, N, text_dim), mask (B, N) bool -> (B, dim, H, W). Each part adds to a
+    residual stream, with weights that start at zero. Either attention can be left out. The text has
+    a softmax of its own: shared with the pixels it would be a few voices among many.
     """
 
     def __init__(
@@ -124,21 +130,20 @@ class AttentionBlock(nn.Module):
         self.self_attention = Attention(dim, dim, heads, head_dim) if to_self else None
         self.text_norm = nn.LayerNorm(dim) if to_text else None
         self.text_attention = Attention(dim, text_dim, heads, head_dim) if to_text else None
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
-        )
-        for part in (self.self_attention, self.text_attention):
-            if part is not None:
-                nn.init.zeros_(part.to_out.weight)
-        nn.init.zeros_(self.mlp[-1].weight)
+        widen, narrow = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), widen, nn.GELU(), narrow)
+        for attention in (self.self_attention, self.text_attention):
+            if attention is not None:
+                nn.init.zeros_(attention.to_out.weight)
+        nn.init.zeros_(narrow.weight)
 
     def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         height = x.shape[2]
         h = rearrange(x, "b c h w -> b (h w) c")
-        if self.self_attention is not None:
+        if self.self_norm is not None and self.self_attention is not None:
             normed = self.self_norm(h)
             h = h + self.self_attention(normed, normed)
-        if self.text_attention is not None:
+        if self.text_norm is not None and self.text_attention is not None:
             h = h + self.text_attention(self.text_norm(h), text, mask)
         h = h + self.mlp(h)
         return rearrange(h, "b (h w) c -> b c h w", h=height)
@@ -156,6 +161,8 @@ class GroupNorm(nn.GroupNorm):
 
 class ResidualBlock(nn.Module):
     """Two convolutions and a shortcut: (B, in_channels, H, W) -> (B, out_channels, H, W).
+
+    Both numbers of channels are multiples of 8, the groups of the normalisations.
 
     The condition (B, cond_dim) scales and shifts the second normalisation's output, as in ADM
     (2105.05233, section 3) and Imagen's ResNet block (2205.11487, fig. A.27).
@@ -181,14 +188,14 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Conv2d):
-    """Halve height and width with a strided convolution."""
+    """Halve height and width with a strided convolution: (B, C, H, W) -> (B, C', H/2, W/2)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, stride=2, padding=1)
 
 
 class Upsample(nn.Conv2d):
-    """Double height and width: nearest neighbours, then a convolution."""
+    """Nearest neighbours, then a convolution: (B, C, H, W) -> (B, C', 2H, 2W)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)

@@ -2,7 +2,7 @@
 
 One class serves every stage of the cascade. A base stage sees noise, time and text; a
 super-resolution stage also sees the low-resolution picture, enlarged to its own size, and how much
-noise was added to it (``augmentation``). Imagen (2205.11487), section 2.4 and appendix B.
+noise was added to it (``augmentation``). Imagen (2205.11487), section 2.5 and appendix B.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from minimagen.layers import (
 
 @dataclass(frozen=True)
 class UnetConfig:
-    """How a U-Net is built. A level is a resolution; the tuples have one entry a level."""
+    """How a U-Net is built. A level is a resolution; the tuples have one entry a level.
 
-    channels: tuple[int, ...] = (64, 128)  # of the feature maps, a multiple of 8 each
+    Lists, as they come from JSON, become tuples. Raises ValueError, naming the field.
+    """
+
+    channels: tuple[int, ...] = (64, 128)  # of the feature maps, a multiple of 16 each
     blocks: tuple[int, ...] = (1, 2)  # residual blocks on the way down, and as many up
     self_attention: tuple[bool, ...] = (False, True)  # pixels look at pixels
     text_attention: tuple[bool, ...] = (False, True)  # pixels look at the caption's tokens
@@ -42,6 +45,7 @@ class UnetConfig:
     position_dim: int = 32  # features that tell each level where a pixel lies
     lowres: bool = False  # super-resolution: conditioned on a low-resolution picture
     efficient: bool = False  # downsample before the first level too; skips times 1/sqrt(2)
+    patch: int = 1  # side of the squares of pixels that are handled as one "pixel"
     dropout: float = 0.0  # share of features dropped in training
 
     def __post_init__(self) -> None:
@@ -52,11 +56,14 @@ class UnetConfig:
                     f"unet {name} has {len(getattr(self, name))} entries, it should have one a "
                     f"level as channels has: {len(self.channels)}"
                 )
-        if not self.channels or any(c < 8 or c % 8 for c in self.channels):
-            raise ValueError(f"unet channels {self.channels} should be multiples of 8, one a level")
+        if not self.channels or any(c < 16 or c % 16 for c in self.channels):
+            raise ValueError(
+                f"unet channels is {self.channels}, it should be multiples of 16, one a level"
+            )
         if any(n < 1 for n in self.blocks):
-            raise ValueError(f"unet blocks {self.blocks} should be at least 1 a level")
-        for name in ("heads", "head_dim", "text_dim", "pool_queries", "cond_dim", "position_dim"):
+            raise ValueError(f"unet blocks is {self.blocks}, it should be at least 1 a level")
+        sizes = ("heads", "head_dim", "text_dim", "pool_queries", "cond_dim", "position_dim")
+        for name in (*sizes, "patch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"unet {name} is {getattr(self, name)}, it should be at least 1")
         for name in ("cond_dim", "position_dim"):
@@ -67,8 +74,8 @@ class UnetConfig:
 
     @property
     def side_multiple(self) -> int:
-        """Pictures' sides must be multiples of this: one halving for each downsampling."""
-        return 2 ** (len(self.channels) - (0 if self.efficient else 1))
+        """Pictures' sides must be multiples of this: the patch, and a halving a downsampling."""
+        return self.patch * 2 ** (len(self.channels) - (0 if self.efficient else 1))
 
 
 class Level(nn.Module):
@@ -90,18 +97,17 @@ class Level(nn.Module):
             for _ in range(config.blocks[level] if to_self or to_text else 0)
         )
 
-    def forward(
-        self, x: Tensor, cond: Tensor, text: Tensor, mask: Tensor, skips: list[Tensor]
-    ) -> Tensor:
-        """The feature maps after this level, (B, C, H, W); ``skips`` gets those of each block."""
-        where = position_features(*x.shape[2:], self.position.in_channels, x.device)
+    def forward(self, x: Tensor, cond: Tensor, text: Tensor, mask: Tensor) -> list[Tensor]:
+        """The feature maps after each block, (B, C, H, W), the last of them the level's output."""
+        where = position_features(x.shape[2], x.shape[3], self.position.in_channels, x.device)
         x = x + self.position(where[None])  # (1, C, H, W), the same for every picture
+        outputs = []
         for i, block in enumerate(self.blocks):
             x = block(x, cond)
             if self.attentions:
                 x = self.attentions[i](x, text, mask)
-            skips.append(x)
-        return x
+            outputs.append(x)
+        return outputs
 
 
 class Unet(nn.Module):
@@ -125,12 +131,15 @@ class Unet(nn.Module):
             config.text_dim, config.cond_dim, config.pool_queries, config.heads, config.head_dim
         )
 
-        self.stem = nn.Conv2d(6 if config.lowres else 3, channels[0], 3, padding=1)
+        # the efficient variant has no block at full resolution, and needs fewer channels there
+        outer = channels[0] // 2 if config.efficient else channels[0]
+        pixels = 3 * config.patch**2
+        self.stem = nn.Conv2d(2 * pixels if config.lowres else pixels, outer, 3, padding=1)
         self.downs, self.levels = nn.ModuleList(), nn.ModuleList()
         self.up_blocks, self.ups = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(channels):
             resample = i > 0 or config.efficient
-            before = channels[max(i - 1, 0)]
+            before = channels[i - 1] if i > 0 else outer
             self.downs.append(Downsample(before, width) if resample else nn.Identity())
             self.levels.append(Level(config, i))
             self.up_blocks.append(
@@ -142,10 +151,10 @@ class Unet(nn.Module):
             self.ups.append(Upsample(width, before) if resample else nn.Identity())
         self.middle = ResidualBlock(channels[-1], channels[-1], config.cond_dim, config.dropout)
         self.skip_scale = 1 / math.sqrt(2) if config.efficient else 1.0
-        self.out_norm = GroupNorm(8, channels[0])
-        self.out = nn.Conv2d(channels[0], 3, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out_norm = GroupNorm(8, outer)
+        self.out = nn.Conv2d(outer, pixels, 3, padding=1)
+        for parameter in self.out.parameters():  # a first guess of 0, the mean picture
+            nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -161,8 +170,8 @@ class Unet(nn.Module):
 
         z:         noisy pictures, (B, 3, H, W); H and W multiples of ``config.side_multiple``
         t:         their times in [0, 1], (B,)
-        text:      text embeddings, (B, N, text_dim), any padding
-        mask:      True at the caption's tokens, False at padding, (B, N) bool
+        text:      text embeddings, (B, N, text_dim), any finite padding
+        mask:      True at the caption's tokens, False at padding, (B, N) bool; one True at least
         keep_text: False where the caption is to be ignored, (B,) bool; None keeps all
         lowres:    enlarged and augmented low-resolution pictures, like z
         aug_level: their augmentation levels in [0, 1], (B,)
@@ -181,32 +190,33 @@ class Unet(nn.Module):
                 "lowres and aug_level are for super-resolution U-Nets, and these need both: "
                 f"config.lowres is {self.config.lowres}"
             )
-        text, mask = self._drop_text(text, mask, keep_text)
+        if keep_text is not None:
+            text, mask = self._drop_text(text, mask, keep_text)
+        text = self.text_norm(text)
         cond = self.time(t) + self.pool(text, mask)  # (B, cond_dim)
         if self.aug_level is not None and aug_level is not None:
             cond = cond + self.aug_level(aug_level)
         cond = F.silu(cond)
 
         x = z if lowres is None else torch.cat([z, lowres], dim=1)
+        x = F.pixel_unshuffle(x, self.config.patch)  # (B, C, H, W) -> (B, C*p*p, H/p, W/p)
         # channels last is the faster memory layout for convolutions, on CPUs and GPUs alike
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = stem = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for down, level in zip(self.downs, self.levels, strict=True):
-            x = level(down(x), cond, text, mask, skips)
+            skips += level(down(x), cond, text, mask)
+            x = skips[-1]
         x = self.middle(x, cond)
         for up, blocks in zip(reversed(self.ups), reversed(self.up_blocks), strict=True):
-            for block in blocks:
+            for block in blocks.children():
                 x = block(torch.cat([x, skips.pop() * self.skip_scale], dim=1), cond)
             x = up(x)
-        return self.out(F.silu(self.out_norm(x))).float()
+        x = (x + stem) * self.skip_scale  # single pixels survive no downsampling
+        return F.pixel_shuffle(self.out(F.silu(self.out_norm(x))).float(), self.config.patch)
 
-    def _drop_text(
-        self, text: Tensor, mask: Tensor, keep_text: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _drop_text(self, text: Tensor, mask: Tensor, keep_text: Tensor) -> tuple[Tensor, Tensor]:
         """Replace each dropped caption by a single token, the learned null embedding."""
-        if keep_text is not None:
-            null = torch.zeros_like(mask)
-            null[:, 0] = True
-            text = torch.where(keep_text[:, None, None], text, self.null_text)
-            mask = torch.where(keep_text[:, None], mask, null)
-        return self.text_norm(text), mask
+        one_token = torch.zeros_like(mask)
+        one_token[:, 0] = True
+        text = torch.where(keep_text[:, None, None], text, self.null_text)
+        return text, torch.where(keep_text[:, None], mask, one_token)

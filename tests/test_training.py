@@ -55,7 +55,7 @@ TIMESTAMP = r"\d{8}_\d{6}(_\d+)?"
 def tiny_unet(**changes: Any) -> UnetConfig:
     """The smallest U-Net that has a bit of everything, dropout too."""
     settings: dict[str, Any] = {
-        "channels": (8, 8),
+        "channels": (16, 16),
         "blocks": (1, 1),
         "heads": 1,
         "head_dim": 8,

@@ -88,22 +88,6 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def comma_list(flag: str, text: str, kind: Callable[[str], object]) -> tuple[object, ...]:
-    """The values of a flag that takes one for all stages or one per stage: "20,6" -> (20, 6).
-
-    kind: int, float or str. Raises ValueError, naming the flag.
-    """
-    try:
-        return tuple(kind(part.strip()) for part in text.split(","))
-    except ValueError:
-        name = {"int": "whole number", "float": "number"}.get(
-            getattr(kind, "__name__", ""), "value"
-        )
-        raise ValueError(
-            f"{flag} is {text!r}, it should be a {name}, or one per stage with commas between"
-        ) from None
-
-
 def set_threads(threads: int | None) -> None:
     """Let torch use this many threads; None: as many as torch itself chooses."""
     if threads is not None:

@@ -42,6 +42,7 @@ RADII: dict[str, tuple[float, float]] = {  # share of the picture's side: alone,
     "large": (0.33, 0.225),
 }
 RADIUS_JITTER = 0.04  # radii vary by this share around their size's value
+STRAY = 0.05  # how far an object may stray from its place, in shares of the side
 RELATIONS = ("left of", "above")  # the first object is the left or the upper one
 
 
@@ -241,9 +242,9 @@ def place(description: Description, rng: random.Random, world: World = FULL) -> 
     objects = []
     for index, thing in enumerate(description.objects):
         if pair:
-            along, across = around(0.25 + 0.5 * index, 0.01), around(0.5, 0.12)
+            along, across = around(0.25 + 0.5 * index, 0.01), around(0.5, STRAY)
         else:
-            along, across = around(0.5, 0.12), around(0.5, 0.12)
+            along, across = around(0.5, STRAY), around(0.5, STRAY)
         x, y = (across, along) if description.relation == "above" else (along, across)
         radius = RADII[thing.size or rng.choice(tuple(RADII))][pair] * around(1.0, RADIUS_JITTER)
         objects.append(PlacedObject(thing.shape, thing.colour, x, y, radius))

@@ -1,0 +1,414 @@
+"""What a newcomer meets first: README, requirements, configuration of the package, CI, layout.
+
+``python tests/test_packaging.py`` writes the tables of flags in README.md anew, from --help.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.metadata
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "minimagen"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SOURCES = sorted(
+    path
+    for path in [*ROOT.glob("*.py"), *PACKAGE.rglob("*.py"), *(ROOT / "tests").glob("*.py")]
+    if "__pycache__" not in path.parts
+)
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+INSTALL = "python -m pip install -r requirements.txt -e . && "
+COMMANDS = {"main": f"{INSTALL}python main.py", "tests": f"{INSTALL}python -m pytest"}
+
+
+# --- README ---------------------------------------------------------------------------------------
+
+
+def test_readme_has_the_two_commands_that_do_everything() -> None:
+    """Below each mark stands one fenced command: install, then the main job or the tests."""
+    for name, command in COMMANDS.items():
+        found = re.findall(rf"^<!-- ci: {name} -->\n```bash\n(.*?)^```$", README, re.M | re.S)
+        assert found == [f"{command}\n"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="bash may be another system's on Windows")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_ci_takes_the_commands_out_of_the_readme() -> None:
+    """.ci/run shows the commands that stand in README.md, and has no copy of its own."""
+    script = ROOT / ".ci" / "run"
+    shown = subprocess.run(["bash", script, "show"], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines() == [f"{name}: {text}" for name, text in COMMANDS.items()]
+    assert "requirements.txt" not in script.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="bash may be another system's on Windows")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_ci_refuses_a_readme_without_a_command(tmp_path: Path) -> None:
+    """A mark that was lost is an error of one line, not a run that tests nothing."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    (tmp_path / "README.md").write_text(README.replace("<!-- ci: tests -->", ""), encoding="utf-8")
+    done = subprocess.run(["bash", tmp_path / ".ci" / "run"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "<!-- ci: tests -->" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_readme_has_no_figure_left_to_measure() -> None:
+    """Every figure in README.md was measured and filled in."""
+    assert re.findall("«MEASURED[^»]*»?", README) == []
+
+
+def test_readme_links_to_files_that_are_there() -> None:
+    """Pictures and links within the repository lead somewhere."""
+    links = re.findall(r"\]\((?!https://|#)([^)]+)\)", README)
+    assert "assets/contact_sheet.png" in links and "LICENSE" in links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def test_readme_documents_every_flag_of_every_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables of flags are what --help says: `python tests/test_packaging.py` writes them."""
+    monkeypatch.setenv("COLUMNS", "500")
+    for script, table in flag_tables().items():
+        documented = README.split(f"<!-- flags: {script} -->\n")[1].split("<!-- end of flags -->")
+        assert documented[0].strip() == table.strip(), script
+
+
+def test_readme_uses_only_flags_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples take flags of the script they call; the text names none that no script has."""
+    monkeypatch.setenv("COLUMNS", "500")
+    known = {
+        script: {name for _, names, _ in flags_of(main) for name in names}
+        for script, main in mains().items()
+    }
+    examples = re.findall(r"(train|inference|main)\.py((?: [^\n`|#;&]+)?)", README)
+    for script, arguments in examples:
+        used = re.findall(r"(?<!\S)--?[A-Za-z]\w*", arguments)
+        assert set(used) <= known[f"{script}.py"], (script, arguments)
+    named = set(re.findall(r"--[A-Z][A-Z0-9_]+", README)) - {"--FLAG"}
+    assert named <= set().union(*known.values())
+
+
+def mains() -> dict[str, Callable[[list[str]], int]]:
+    """The scripts, and the functions that they call."""
+    from minimagen.cli import inference, main, train
+
+    return {"main.py": main.main, "train.py": train.main, "inference.py": inference.main}
+
+
+def flags_of(main: Callable[[list[str]], int]) -> list[tuple[str, tuple[str, ...], str]]:
+    """(group, names, help) of every flag that a script's --help tells of; COLUMNS should be wide."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main(["--help"])
+    group, flags = "", []
+    for line in out.getvalue().split("\n\n", 1)[1].splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            group = line[:-1]
+        elif re.match(r"  -", line):
+            left, _, right = line.strip().partition("  ")
+            names = tuple(sorted(re.findall(r"(?<!\S)--?[A-Za-z]\w*", left), key=len, reverse=True))
+            flags.append((group, names, right.strip()))
+        elif flags and line.startswith(" " * 8):
+            flags[-1] = (*flags[-1][:2], f"{flags[-1][2]} {line.strip()}".strip())
+    return [flag for flag in flags if "--help" not in flag[1]]
+
+
+def flag_tables() -> dict[str, str]:
+    """What README.md says of the flags of each script. main.py takes over most of train.py's."""
+    flags = {script: flags_of(main) for script, main in mains().items()}
+    missing = [names[0] for _, names, _ in flags["train.py"] if names not in _names(flags, "main")]
+    added = [flag for flag in flags["main.py"] if flag not in flags["train.py"]]
+    assert all(names not in _names(flags, "train") for _, names, _ in added)
+    return {
+        "main.py": f"It takes the flags of `train.py` but {', '.join(f'`{n}`' for n in missing)}, "
+        f"and some of `inference.py`:\n\n{_table(added)}",
+        "train.py": _table(flags["train.py"]),
+        "inference.py": _table(flags["inference.py"]),
+    }
+
+
+def _names(flags: dict[str, list[tuple[str, tuple[str, ...], str]]], script: str) -> set[object]:
+    return {names for _, names, _ in flags[f"{script}.py"]}
+
+
+def _table(flags: list[tuple[str, tuple[str, ...], str]]) -> str:
+    lines, last = ["| flag | | what it says (default) |", "| --- | --- | --- |"], ""
+    for group, names, text in flags:
+        if group != last:
+            lines.append(f"| **{group}** | | |")
+        last, (name, *short) = group, names
+        text = text.replace("|", r"\|").replace("<", r"\<")
+        lines.append(f"| `{name}` | {' '.join(f'`{s}`' for s in short)} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+# --- what is installed ----------------------------------------------------------------------------
+
+
+def pins() -> list[Requirement]:
+    """The lines of requirements.txt."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def environments() -> Iterator[dict[str, str]]:
+    """The systems and Pythons that the project is for, as markers see them."""
+    systems = [
+        ("linux", "Linux", "posix", "x86_64"),
+        ("darwin", "Darwin", "posix", "arm64"),
+        ("win32", "Windows", "nt", "AMD64"),
+    ]
+    for python in PYTHONS:
+        for platform, system, name, machine in systems:
+            yield default_environment() | {  # type: ignore[misc]
+                "python_version": python,
+                "python_full_version": f"{python}.9",
+                "sys_platform": platform,
+                "platform_system": system,
+                "os_name": name,
+                "platform_machine": machine,
+            }
+
+
+def test_requirements_pin_every_dependency_once_for_every_system_and_python() -> None:
+    """Each range of pyproject.toml, the tests' too, has one pin within it, wherever one installs."""
+    extras = PROJECT["optional-dependencies"]
+    assert list(extras) == ["test"]
+    ranges = [Requirement(line) for line in PROJECT["dependencies"] + extras["test"]]
+    for environment in environments():
+        valid = [p for p in pins() if p.marker is None or p.marker.evaluate(environment)]
+        versions = {canonicalize_name(pin.name): pin.specifier for pin in valid}
+        assert len(versions) == len(valid), "two versions of one package"
+        for pin in valid:
+            assert [spec.operator for spec in pin.specifier] == ["=="], pin
+        for dependency in ranges:
+            (pinned,) = versions[canonicalize_name(dependency.name)]
+            assert dependency.specifier.contains(pinned.version), (dependency, pinned)
+
+
+def test_requirements_are_whole() -> None:
+    """What a pinned package itself needs is pinned as well, where that package is installed here."""
+    known = {canonicalize_name(pin.name) for pin in pins()}
+    missing = set()
+    for pin in pins():
+        if pin.marker is not None and not pin.marker.evaluate():
+            continue
+        try:
+            installed = importlib.metadata.distribution(pin.name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if not pin.specifier.contains(installed.version):
+            continue
+        for needed in map(Requirement, installed.requires or []):
+            wanted = needed.marker is None or needed.marker.evaluate({"extra": ""})
+            if wanted and canonicalize_name(needed.name) not in known:
+                missing.add(f"{pin.name} needs {needed.name}")
+    for_nvidia = re.compile(r"torch needs (nvidia-|cuda-|triton)")
+    assert [line for line in sorted(missing) if not for_nvidia.match(line)] == []
+
+
+def test_the_packages_that_the_course_is_about_are_dependencies() -> None:
+    """Those that the project is to use are there, nbval for the tests of notebooks."""
+    asked = "torch transformers sentencepiece einops jupyterlab matplotlib ipywidgets datasets"
+    names = {Requirement(line).name for line in PROJECT["dependencies"]}
+    assert names >= set(asked.split())
+    assert "nbval" in {Requirement(r).name for r in PROJECT["optional-dependencies"]["test"]}
+
+
+def test_a_torch_that_is_there_already_is_kept() -> None:
+    """On Colab `pip install -e .` leaves torch alone: the range admits what it may bring."""
+    (torch,) = [r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "torch"]
+    for version in ("2.5.0", "2.6.0+cu124", "2.8.0+cu126", "2.9.1", "2.10.0", "2.13.0", "2.20.0"):
+        assert torch.specifier.contains(Version(version)), version
+
+
+def test_environment_agrees_with_requirements_and_pyproject() -> None:
+    """conda brings a Python that is allowed; all else comes from requirements.txt by pip."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, by_pip = environment["dependencies"]
+    version = python.removeprefix("python=")
+    assert version in PYTHONS
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(version)
+    assert pip == "pip"
+    assert by_pip == {"pip": ["-r requirements.txt", "-e ."]}
+
+
+def test_workflow_runs_the_same_script_on_every_system_and_python() -> None:
+    """GitHub calls .ci/run: all of it on Linux with each Python, the tests on macOS and Windows."""
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    jobs = yaml.safe_load(text)["jobs"]
+    assert tuple(jobs["everything"]["strategy"]["matrix"]["python"]) == PYTHONS
+    assert jobs["tests"]["strategy"]["matrix"]["system"] == ["macos-latest", "windows-latest"]
+    runs = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in jobs.items()}
+    assert runs == {"everything": ["bash .ci/run"], "tests": ["bash .ci/run tests"]}
+
+
+def test_license_is_mit_in_file_and_metadata() -> None:
+    """LICENSE is the MIT license, and pyproject.toml says so."""
+    assert PROJECT["license"] == "MIT" and PROJECT["license-files"] == ["LICENSE"]
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License\n")
+
+
+def test_no_committed_file_names_this_machine_or_another_project() -> None:
+    """No home or working directory of a machine, and no advice to install PyPI's `minimagen`."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no clone, git cannot tell which files belong to it")
+    names = [name for name in listed.decode().split("\0") if name]
+    assert "pyproject.toml" in names
+    private = rb"""(?<![\w.:/~<>*{}-])/(?:home|root|Users|work|workspace|mnt|opt|tmp)/\w"""
+    private += rb"""|[A-Z]:\\+(?:Users|home)\b|pip install (?:-\S+ )*minimagen\b"""
+    found = []
+    for name in names:
+        if (ROOT / name).is_file():
+            for match in re.finditer(private, (ROOT / name).read_bytes()):
+                found.append((name, match[0]))
+    assert found == []
+
+
+# --- how the package is laid out ------------------------------------------------------------------
+
+# A room imports from floors below its own. ``generation`` stands on the rest of floor 3.
+FLOORS: tuple[set[str], ...] = (
+    {"schedules", "diffusion", "layers"},
+    {"unet", "text", "samplers", "guidance", "augmentation", "data"},
+    {"imagen"},
+    {"training", "evaluation"},
+    {"generation"},
+    {"cli"},
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name, ``training.loop``; a package's own is its name."""
+    named = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        named[".".join(part for part in parts if part != "__init__")] = path
+    return named
+
+
+def imports_of(path: Path, at_load: bool) -> set[str]:
+    """The modules of the package that a file imports; ``at_load``: when it is itself imported."""
+    found = set()
+    for node in _statements(ast.parse(path.read_text(encoding="utf-8")), at_load):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, inner = name.partition(".")
+            while package == "minimagen" and inner not in modules():
+                inner = inner.rpartition(".")[0]  # a name within a module
+            if package == "minimagen":
+                found.add(inner)
+    return found
+
+
+def _statements(node: ast.AST, at_load: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if at_load and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from _statements(child, at_load)
+
+
+def test_rooms_import_only_from_floors_below() -> None:
+    """The package is a house: each room stands on lower floors alone, and each has its floor."""
+    for name, path in modules().items():
+        room = name.split(".")[0]
+        if not room:
+            continue
+        assert room in FLOOR, f"{room} is on no floor"
+        for other in {imported.split(".")[0] for imported in imports_of(path, at_load=False)}:
+            lower = other in FLOOR and FLOOR[other] < FLOOR[room]
+            assert lower or other == room, f"{name} imports {other}"
+
+
+def test_modules_do_not_import_each_other_in_circles() -> None:
+    """No module is needed to load what it needs itself."""
+    needs = {name: imports_of(path, at_load=True) for name, path in modules().items()}
+    done: set[str] = set()
+    while ready := {name for name in needs.keys() - done if needs[name] <= done}:
+        done |= ready
+    assert needs.keys() - done == set()
+
+
+def test_the_package_itself_only_hands_names_on() -> None:
+    """minimagen/__init__.py has no code of its own."""
+    body = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+    allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign)
+    assert all(isinstance(node, allowed) for node in body)
+    assert isinstance(body[0], ast.Expr) and ast.get_docstring(ast.Module(body, []))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_source_is_written_for_python_3_10(path: Path) -> None:
+    """The oldest Python that is allowed can read every file."""
+    ast.parse(path.read_text(encoding="utf-8"), path.name, feature_version=(3, 10))
+
+
+def test_public_functions_say_their_types() -> None:
+    """py.typed is there, and every public function says the type of its arguments and result."""
+    assert (PACKAGE / "py.typed").is_file()
+    untyped = []
+    for name, path in modules().items():
+        for function, method in _public(ast.parse(path.read_text(encoding="utf-8"))):
+            given = function.args
+            arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+            arguments += [extra for extra in (given.vararg, given.kwarg) if extra]
+            decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
+            said = arguments[1:] if method and "staticmethod" not in decorators else arguments
+            if function.returns is None or any(a.annotation is None for a in said):
+                untyped.append(f"{name}.{function.name}")
+    assert untyped == []
+
+
+def _public(
+    node: ast.Module | ast.ClassDef,
+) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, bool]]:
+    for child in node.body:
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not child.name.startswith("_") or child.name in ("__init__", "__call__"):
+                yield child, isinstance(node, ast.ClassDef)
+        elif isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from _public(child)
+
+
+if __name__ == "__main__":
+    os.environ["COLUMNS"] = "500"
+    for script, table in flag_tables().items():
+        mark, end = f"<!-- flags: {script} -->\n", "<!-- end of flags -->"
+        before, _, after = README.partition(mark)
+        README = f"{before}{mark}\n{table}\n{end}{after.partition(end)[2]}"
+    (ROOT / "README.md").write_text(README, encoding="utf-8", newline="\n")
