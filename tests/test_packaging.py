@@ -118,7 +118,7 @@ def mains() -> dict[str, Callable[[list[str]], int]]:
 
 
 def flags_of(main: Callable[[list[str]], int]) -> list[tuple[str, tuple[str, ...], str]]:
-    """(group, names, help) of every flag that a script's --help tells of; COLUMNS should be wide."""
+    """(group, names, help) of every flag in a script's --help; COLUMNS should be wide."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         main(["--help"])
@@ -193,7 +193,7 @@ def environments() -> Iterator[dict[str, str]]:
 
 
 def test_requirements_pin_every_dependency_once_for_every_system_and_python() -> None:
-    """Each range of pyproject.toml, the tests' too, has one pin within it, wherever one installs."""
+    """Each range of pyproject.toml, the tests' too, has one pin within it, wherever it is used."""
     extras = PROJECT["optional-dependencies"]
     assert list(extras) == ["test"]
     ranges = [Requirement(line) for line in PROJECT["dependencies"] + extras["test"]]
@@ -209,7 +209,7 @@ def test_requirements_pin_every_dependency_once_for_every_system_and_python() ->
 
 
 def test_requirements_are_whole() -> None:
-    """What a pinned package itself needs is pinned as well, where that package is installed here."""
+    """What a pinned package needs is pinned as well, where that package is installed here."""
     known = {canonicalize_name(pin.name) for pin in pins()}
     missing = set()
     for pin in pins():
@@ -304,13 +304,13 @@ FLOORS: tuple[set[str], ...] = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def modules() -> dict[str, Path]:
-    """Every module of the package by its name, ``training.loop``; a package's own is its name."""
-    named = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        named[".".join(part for part in parts if part != "__init__")] = path
-    return named
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+# Every module of the package by its name, such as "training.loop", "training" or, its own, "".
+MODULES = {_module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imports_of(path: Path, at_load: bool) -> set[str]:
@@ -326,7 +326,7 @@ def imports_of(path: Path, at_load: bool) -> set[str]:
             continue
         for name in names:
             package, _, inner = name.partition(".")
-            while package == "minimagen" and inner not in modules():
+            while package == "minimagen" and inner not in MODULES:
                 inner = inner.rpartition(".")[0]  # a name within a module
             if package == "minimagen":
                 found.add(inner)
@@ -345,7 +345,7 @@ def _statements(node: ast.AST, at_load: bool) -> Iterator[ast.AST]:
 
 def test_rooms_import_only_from_floors_below() -> None:
     """The package is a house: each room stands on lower floors alone, and each has its floor."""
-    for name, path in modules().items():
+    for name, path in MODULES.items():
         room = name.split(".")[0]
         if not room:
             continue
@@ -357,7 +357,7 @@ def test_rooms_import_only_from_floors_below() -> None:
 
 def test_modules_do_not_import_each_other_in_circles() -> None:
     """No module is needed to load what it needs itself."""
-    needs = {name: imports_of(path, at_load=True) for name, path in modules().items()}
+    needs = {name: imports_of(path, at_load=True) for name, path in MODULES.items()}
     done: set[str] = set()
     while ready := {name for name in needs.keys() - done if needs[name] <= done}:
         done |= ready
@@ -382,7 +382,7 @@ def test_public_functions_say_their_types() -> None:
     """py.typed is there, and every public function says the type of its arguments and result."""
     assert (PACKAGE / "py.typed").is_file()
     untyped = []
-    for name, path in modules().items():
+    for name, path in MODULES.items():
         for function, method in _public(ast.parse(path.read_text(encoding="utf-8"))):
             given = function.args
             arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]

@@ -38,6 +38,10 @@ of pictures that show what their captions say: caption fidelity."""
 
 DEFAULTS: dict[str, object] = {  # of the five-minute job, unless --PARAMETERS or --TESTING is given
     "dataset": "shapes-minimal",
+    "num_images": 10_000,
+    "valid_num": 250,
+    "batch_size": (32, 16),
+    "epochs": (6, 3),
 }
 SAMPLING = ("guidance_weight", "sampler", "sampling_steps", "aug_level")
 DRAWING = ("captions", "images_per_caption", *SAMPLING, "all_stages")  # flags of inference.py alone

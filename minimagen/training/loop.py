@@ -176,7 +176,7 @@ class StageTrainer:
         self._averages: list[Tensor] = list(self.ema.parameters())
         fused = self.device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(
-            self.stage.parameters(), self.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=fused
+            self.stage.parameters(), self.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=fused
         )
         group = config.accum_iter * self.accelerator.num_processes
         self._batches = EpochBatches(train, self.batch_size, group, mix(config.seed, index))

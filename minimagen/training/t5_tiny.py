@@ -50,7 +50,7 @@ PLACES = {"left of": ("left", "right"), "above": ("top", "bottom"), None: ("midd
 
 
 def retelling(description: Description) -> str:
-    """The scene place by place: ``left: small red circle. right: blue square. background: grey.``"""
+    """The scene place by place: ``left: small red circle. right: blue star.``"""
     said = []
     for where, thing in zip(PLACES[description.relation], description.objects, strict=True):
         words = [word for word in (thing.size, thing.colour, thing.shape) if word]
