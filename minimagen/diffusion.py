@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 Parameterization = Literal["eps", "x", "v"]
-Weighting = Literal["uniform", "min_snr"]
+Weighting = Literal["uniform", "min_snr", "clamped_snr"]
 
 # The one interface between model and sampler: denoise(z, t) -> x_hat, z (B, C, H, W), t (B,).
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -164,21 +164,25 @@ def loss_weight(
     parameterization: Parameterization,
     log_snr: Tensor,
     gamma: float = 5.0,
+    floor: float = 0.03,
 ) -> Tensor:
     """Factor on the parameterization's own squared error. Shape as log_snr.
 
     "uniform" is 1. "min_snr" weighs the error of x by min(SNR, gamma), whatever is predicted
     (Hang et al., 2303.09556, sec. 3); since |eps error|^2 = SNR |x error|^2 and
-    |v error|^2 = (SNR + 1) |x error|^2, eps and v divide it by SNR and SNR + 1. gamma > 0.
-    Raises ValueError for an unknown weighting or parameterization, or a gamma that is not positive.
+    |v error|^2 = (SNR + 1) |x error|^2, eps and v divide it by SNR and SNR + 1. Near t = 1 that
+    weight vanishes, where what the whole picture has in common, its background, is decided:
+    "clamped_snr" is the same with the SNR kept at ``floor`` or above. 0 < floor < gamma.
+    Raises ValueError for an unknown weighting or parameterization, or gamma and floor out of order.
     """
     _check("weighting", weighting, Weighting)
     _check("parameterization", parameterization, Parameterization)
-    if not gamma > 0:
-        raise ValueError(f"gamma of the min-SNR weighting must be positive, got {gamma}")
+    if not 0 < floor < gamma:
+        raise ValueError(f"floor must be above 0 and below gamma, got {floor} and {gamma}")
     if weighting == "uniform":
         return torch.ones_like(log_snr)
-    log_clipped = log_snr.clamp(max=math.log(gamma))
+    lowest = math.log(floor) if weighting == "clamped_snr" else -math.inf
+    log_clipped = log_snr.clamp(lowest, math.log(gamma))
     if parameterization == "eps":
         return torch.exp(log_clipped - log_snr)
     if parameterization == "v":

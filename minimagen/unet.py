@@ -191,7 +191,8 @@ class Unet(nn.Module):
                 f"config.lowres is {self.config.lowres}"
             )
         if keep_text is not None:
-            text, mask = self._drop_text(text, mask, keep_text)
+            # attention over tokens that are all alike is the same however many there are
+            text = torch.where(keep_text[:, None, None], text, self.null_text)
         text = self.text_norm(text)
         cond = self.time(t) + self.pool(text, mask)  # (B, cond_dim)
         if self.aug_level is not None and aug_level is not None:
@@ -213,10 +214,3 @@ class Unet(nn.Module):
             x = up(x)
         x = (x + stem) * self.skip_scale  # single pixels survive no downsampling
         return F.pixel_shuffle(self.out(F.silu(self.out_norm(x))).float(), self.config.patch)
-
-    def _drop_text(self, text: Tensor, mask: Tensor, keep_text: Tensor) -> tuple[Tensor, Tensor]:
-        """Replace each dropped caption by a single token, the learned null embedding."""
-        one_token = torch.zeros_like(mask)
-        one_token[:, 0] = True
-        text = torch.where(keep_text[:, None, None], text, self.null_text)
-        return text, torch.where(keep_text[:, None], mask, one_token)

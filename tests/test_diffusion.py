@@ -153,7 +153,7 @@ def test_v_target_matches_diffusers():
     torch.testing.assert_close(target("v", x, eps, alpha, sigma), reference, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "min_snr"])
+@pytest.mark.parametrize("weighting", ["uniform", "min_snr", "clamped_snr"])
 def test_losses_of_all_parameterizations_agree_under_the_right_weight(noisy, weighting):
     """One wrong guess of x, told as x, eps or v: the losses differ by SNR and SNR + 1.
 
@@ -203,12 +203,14 @@ def test_min_snr_gamma_is_where_the_weight_saturates():
     torch.testing.assert_close(
         loss_weight("min_snr", "x", log_snr, gamma=3.0), torch.tensor([0.5, 2.0, 3.0])
     )
+    clamped = loss_weight("clamped_snr", "x", log_snr, gamma=3.0, floor=1.0)
+    assert torch.allclose(clamped, torch.tensor([1.0, 2.0, 3.0]))
     assert torch.equal(loss_weight("uniform", "x", log_snr), torch.ones(3))
 
 
 @pytest.mark.parametrize("t", [0.0, 1.0])
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
-@pytest.mark.parametrize("weighting", ["uniform", "min_snr"])
+@pytest.mark.parametrize("weighting", ["uniform", "min_snr", "clamped_snr"])
 def test_loss_is_finite_at_both_ends(t, parameterization, weighting):
     """t is drawn from all of [0, 1]; float32 must survive the ends."""
     x, eps = torch.rand(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
@@ -223,7 +225,7 @@ def test_unknown_choices_are_refused():
         target("y", one, one, one, one)
     with pytest.raises(ValueError, match="parameterization must be one of eps, x, v, got 'y'"):
         to_x("y", one, one, one, one)
-    with pytest.raises(ValueError, match="weighting must be one of uniform, min_snr, got 'snr'"):
+    with pytest.raises(ValueError, match="weighting must be one of uniform, min_snr, clamped_snr, got 'snr'"):
         loss_weight("snr", "x", one)
-    with pytest.raises(ValueError, match="gamma of the min-SNR weighting must be positive, got 0"):
+    with pytest.raises(ValueError, match="floor must be above 0 and below gamma, got 0.03 and 0"):
         loss_weight("min_snr", "x", one, gamma=0)

@@ -376,7 +376,7 @@ def test_sampled_pictures_carry_no_graph_and_may_be_trained_on() -> None:
     imagen = cascade(2)
     pictures = imagen.sample(TEXT, MASK, SEEDS)[-1]
     states = list(imagen.stages[0].sample(TEXT, MASK, NoiseSource(SEEDS, (3, 4, 4)), 100))
-    assert not any(part.requires_grad for part in [pictures, *states])
+    assert not any(part.requires_grad or part.is_inference() for part in [pictures, *states])
     stage = imagen.stages[1]
     draws = stage.draw(3, 0.0, torch.Generator().manual_seed(0))
     stage(pictures, TEXT, MASK, draws).mean().backward()

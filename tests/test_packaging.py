@@ -75,6 +75,13 @@ def test_ci_refuses_a_readme_without_a_command(tmp_path: Path) -> None:
     assert "<!-- ci: tests -->" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_readme_and_pyproject_name_the_same_address() -> None:
+    """Who clones what README.md says gets what pyproject.toml calls the repository."""
+    addresses = re.findall(r"^git clone (\S+)$", README, re.M)
+    assert set(addresses) == {PROJECT["urls"]["Repository"]}
+    assert f"cd {PROJECT['name']}" in README
+
+
 def test_readme_has_no_figure_left_to_measure() -> None:
     """Every figure in README.md was measured and filled in."""
     assert re.findall("«MEASURED[^»]*»?", README) == []

@@ -200,6 +200,18 @@ def test_skips_are_last_in_first_out_and_scaled(name: str, scale: float) -> None
         torch.testing.assert_close(seen[:, -skip.shape[1] :], scale * skip)
 
 
+@pytest.mark.parametrize(("name", "scale"), [("lowres", 1.0), ("efficient", 1 / math.sqrt(2))])
+def test_last_convolution_reads_what_the_first_put_out(name: str, scale: float) -> None:
+    """The stem is added at the end, or no single pixel would survive the downsampling."""
+    unet = make(VARIANTS[name])
+    seen: dict[str, Tensor] = {}
+    unet.stem.register_forward_hook(lambda _, args, out: seen.update(stem=out))
+    unet.ups[0].register_forward_hook(lambda _, args, out: seen.update(up=out))
+    unet.out_norm.register_forward_pre_hook(lambda _, args: seen.update(last=args[0]))
+    unet(**inputs(VARIANTS[name]))
+    torch.testing.assert_close(seen["last"], scale * (seen["up"] + seen["stem"]))
+
+
 def test_pictures_need_not_be_square_nor_of_one_side() -> None:
     """Any height and width that fit the halvings."""
     unet, given = make(TINY), inputs(TINY)

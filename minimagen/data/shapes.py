@@ -118,7 +118,7 @@ class World:
 MINIMAL = World(
     "shapes-minimal",
     shapes=("circle", "square", "triangle", "cross"),
-    colours=("red", "green", "blue", "yellow", "purple", "cyan"),
+    colours=tuple(COLOURS),
     max_objects=1,
 )
 FULL = World(

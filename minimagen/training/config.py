@@ -218,11 +218,12 @@ def default_architecture(dataset: str, testing: bool = False) -> Architecture:
     dataset: the data that it is meant for; testing: a smaller one
     """
     # Both predict x. A large v or eps must carry the noise of every pixel through the network,
-    # which a small one learns slowly; the min-SNR weights spare the base the times at which
-    # nothing but the caption is known. Super-resolution has a picture to go by at all times.
+    # which a small one learns slowly. The weights spare the base most of the times at which only
+    # the caption is known, and chance decides the rest; super-resolution always has a picture to
+    # go by.
     stages = (
         StageConfig(
-            side=16, parameterization="x", weighting="min_snr", guidance_weight=3.0, steps=20
+            side=16, parameterization="x", weighting="clamped_snr", guidance_weight=3.0, steps=20
         ),
         StageConfig(side=32 if testing else 64, parameterization="x", steps=10),
     )
