@@ -29,7 +29,6 @@ from minimagen.text import EmbeddingCache, load_text_encoder
 from minimagen.training.config import PRECISIONS, choose_device, flag, flag_name
 from minimagen.training.directory import TrainingDirectory, timestamped_directory
 
-SHIPPED = Path(__file__).parent / "pretrained"
 CAPTIONS = Path(__file__).parents[1] / "captions.txt"  # drawn when none are given
 SHEET_PICTURES = 100  # most pictures on a contact sheet
 
@@ -43,7 +42,7 @@ class GenerationConfig:
     """
 
     training_directory: str | None = flag(
-        None, "pictures", "training directory with the model, or the name of a shipped one", "d"
+        None, "pictures", "training directory with the model", "d"
     )
     captions: str | None = flag(
         None, "pictures", "a caption, or a path to a .txt with one per line (captions.txt)", "c"
@@ -127,15 +126,6 @@ def read_captions(value: str | None) -> list[str]:
 # --- who draws ------------------------------------------------------------------------------------
 
 
-def find_training_directory(name: Path | str) -> TrainingDirectory:
-    """The training directory at a path, or one that ships with the package under that name.
-
-    Raises ValueError when there is neither.
-    """
-    shipped = SHIPPED / name
-    return TrainingDirectory.open(shipped if not Path(name).exists() and shipped.is_dir() else name)
-
-
 def with_sampling(
     config: ImagenConfig,
     guidance_weight: Sequence[float] | None = None,
@@ -183,13 +173,13 @@ def load_imagen(
 ) -> Imagen:
     """The cascade of a training directory with its best (EMA) weights, in eval mode on ``device``.
 
-    directory: see ``find_training_directory``; for the settings of sampling see ``with_sampling``
+    directory: a training directory, or its path; for the settings of sampling see ``with_sampling``
 
     Raises ValueError, in one line, when the directory, its configuration or its weights are missing
     or broken, or the settings do not fit.
     """
     if not isinstance(directory, TrainingDirectory):
-        directory = find_training_directory(directory)
+        directory = TrainingDirectory.open(directory)
     parameters = directory.load_parameters()
     config = with_sampling(parameters.imagen, guidance_weight, sampler, sampling_steps, aug_level)
     imagen = Imagen(config, parameters.unets)
@@ -351,7 +341,7 @@ def load(config: GenerationConfig) -> Loaded:
     device = choose_device(config.device)
     dtype = autocast_dtype(config.precision, device)
     try:
-        source = find_training_directory(config.training_directory)
+        source = TrainingDirectory.open(config.training_directory)
     except ValueError as error:
         raise ValueError(f"--TRAINING_DIRECTORY: {error}") from None
     imagen = load_imagen(

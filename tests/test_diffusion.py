@@ -225,7 +225,9 @@ def test_unknown_choices_are_refused():
         target("y", one, one, one, one)
     with pytest.raises(ValueError, match="parameterization must be one of eps, x, v, got 'y'"):
         to_x("y", one, one, one, one)
-    with pytest.raises(ValueError, match="weighting must be one of uniform, min_snr, clamped_snr, got 'snr'"):
+    with pytest.raises(
+        ValueError, match="weighting must be one of uniform, min_snr, clamped_snr, got 'snr'"
+    ):
         loss_weight("snr", "x", one)
-    with pytest.raises(ValueError, match="floor must be above 0 and below gamma, got 0.03 and 0"):
+    with pytest.raises(ValueError, match="floor must be above 0 and below gamma"):
         loss_weight("min_snr", "x", one, gamma=0)

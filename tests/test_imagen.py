@@ -464,6 +464,20 @@ def test_a_picture_depends_on_its_caption_and_seed_alone(sampler: str) -> None:
     assert [part.tolist() for part in changed] == [[False, True, False]] * 2
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_stage_samples_by_its_own_settings(sampler: str) -> None:
+    """Schedule, sampler, steps, timesteps and eta are those of the configuration."""
+    schedule = NoiseSchedule("linear", shift=0.7)
+    stage = base_stage(sampler=sampler, steps=5, eta=0.7, schedule=schedule, guidance_weight=2.0)
+    ours = list(stage.sample(TEXT, MASK, NoiseSource(SEEDS, (3, 4, 4)), timesteps=50))
+    noise = NoiseSource(SEEDS, (3, 4, 4))
+    times = torch.tensor([1, 0.8, 0.6, 0.4, 0.2, 0], dtype=torch.float64)
+    run = SAMPLERS[sampler](stage.denoiser(TEXT, MASK), noise(), schedule, times, noise, eta=0.7)
+    assert len(ours) == 5
+    for a, b in zip(ours, run, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_sampling_needs_no_global_randomness() -> None:
     """The same seeds give the same pictures whatever torch's own generator says, and leave it."""
     imagen = cascade(2, sampler="ddpm")

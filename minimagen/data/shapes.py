@@ -38,8 +38,8 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (20, 20, 20),
 }
 RADII: dict[str, tuple[float, float]] = {  # share of the picture's side: alone, one of two
-    "small": (0.20, 0.15),
-    "large": (0.33, 0.225),
+    "small": (0.23, 0.15),
+    "large": (0.35, 0.225),
 }
 RADIUS_JITTER = 0.04  # radii vary by this share around their size's value
 STRAY = 0.05  # how far an object may stray from its place, in shares of the side

@@ -229,8 +229,8 @@ def default_architecture(dataset: str, testing: bool = False) -> Architecture:
     )
     base = UnetConfig(channels=(32, 64), blocks=(1, 1), pool_queries=16)
     upper = UnetConfig(
-        channels=(32, 64),
-        blocks=(1, 2),
+        channels=(64, 64),
+        blocks=(1, 1),
         self_attention=(False, False),
         pool_queries=16,
         lowres=True,
@@ -239,7 +239,7 @@ def default_architecture(dataset: str, testing: bool = False) -> Architecture:
     )
     if testing:
         small: dict[str, Any] = {"channels": (16, 32), "heads": 2, "head_dim": 16}
-        base, upper = replace(base, **small), replace(upper, blocks=(1, 1), **small)
+        base, upper = replace(base, **small), replace(upper, **small)
     return Architecture(ImagenConfig(stages), (base, upper))
 
 
