@@ -18,7 +18,7 @@ import torch
 
 from minimagen.cli.train import main
 from minimagen.training import directory as directory_module
-from minimagen.training.config import TrainConfig
+from minimagen.training.config import TrainConfig, default_architecture
 from minimagen.training.directory import TrainingDirectory, load_parameters
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +34,12 @@ def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def only_directory() -> TrainingDirectory:
     (path,) = Path().glob("training_*")
     return TrainingDirectory.open(path)
+
+
+def test_example_of_parameters_is_the_default_model() -> None:
+    """./parameters is what one gets without it, so that a change to a copy is all that differs."""
+    example, default = load_parameters(ROOT / "parameters"), default_architecture("shapes")
+    assert (example.imagen, tuple(example.unets)) == (default.imagen, default.unets)
 
 
 def test_readme_example_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -378,10 +378,10 @@ def test_shuffled_captions_get_chance_level() -> None:
 
 def test_chance_level_by_hand() -> None:
     """The factors of the product, one by one."""
-    assert chance_level(["a red circle"], MINIMAL) == pytest.approx(1 / 24)
+    assert chance_level(["a red circle"], MINIMAL) == pytest.approx(1 / 32)
     assert chance_level(["a red circle"], FULL) == pytest.approx(1 / 2 / 48)
     said = "a small red circle on a white background"
-    assert chance_level([said], MINIMAL) == pytest.approx(1 / 24 / 2 / 3)
+    assert chance_level([said], MINIMAL) == pytest.approx(1 / 32 / 2 / 3)
     pair = "a red circle left of a blue circle"
     assert chance_level([pair], FULL) == pytest.approx(1 / 2 / 48**2 / 2)
     assert chance_level([pair, "a red heart"], MINIMAL) == 0  # the minimal world has neither

@@ -202,7 +202,7 @@ def test_two_objects_never_overlap() -> None:
 def test_an_object_never_leaves_the_picture(shape: str) -> None:
     """Drawn in a frame of twice the size, all of it lies in the quarter that is the picture."""
     paired = [(x, y, PAIRED) for x, y in ((0.24, 0.5), (0.76, 0.5), (0.5, 0.24), (0.5, 0.76))]
-    for x, y, radius in [*paired, (0.38, 0.38, ALONE), (0.62, 0.62, ALONE)]:
+    for x, y, radius in [*paired, (0.45, 0.45, ALONE), (0.55, 0.55, ALONE)]:
         wide = PlacedObject(shape, "red", 0.25 + x / 2, 0.25 + y / 2, radius / 2)
         rows, columns = (coverage([wide], 512)[0] > 0.5).nonzero().T
         assert min(rows.min(), columns.min()) >= 128
@@ -219,11 +219,11 @@ def test_places_stay_within_the_jitter() -> None:
             for thing, centre in ((first, 0.25), (second, 0.75)):
                 along, across = (thing.y, thing.x) if vertical else (thing.x, thing.y)
                 assert abs(along - centre) <= 0.01 + 1e-9
-                assert 0.38 <= across <= 0.62
+                assert 0.45 <= across <= 0.55
                 assert thing.radius <= PAIRED
     for _ in range(200):
         (thing,) = place(parse_caption("a red heart"), rng).objects
-        assert 0.38 <= min(thing.x, thing.y) <= max(thing.x, thing.y) <= 0.62
+        assert 0.45 <= min(thing.x, thing.y) <= max(thing.x, thing.y) <= 0.55
         assert thing.radius <= ALONE
 
 
@@ -262,7 +262,7 @@ def test_a_larger_picture_averages_to_the_smaller(shape: str) -> None:
     small, large = render(scenes, 16), render(scenes, 128)
     averaged = functional.avg_pool2d(large, 8)
     assert (small - averaged).abs().mean() < 0.01
-    assert (small - averaged).abs().max() < 0.45  # at the tips, one pixel
+    assert (small - averaged).abs().max() < 0.5  # at the tips, one pixel
     assert small.mean() == pytest.approx(averaged.mean().item(), abs=0.01)
 
 

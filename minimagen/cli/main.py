@@ -113,7 +113,8 @@ def train_and_draw(training: TrainConfig, generation: GenerationConfig) -> None:
 def measure(config: GenerationConfig, world: str) -> tuple[torch.Tensor, list[str]]:
     """Draw captions with held-out combinations, print their fidelity; the pictures and captions.
 
-    Beside it stand chance (perfect pictures of other scenes) and the same model untrained.
+    Beside it stand chance (perfect pictures of any scenes of the world), the same pictures beside
+    each other's captions, and the same model untrained.
     """
     captions = make_dataset(world, 16, HELD_OUT_CAPTIONS, config.seed, held_out=True).captions
     imagen, encode, dtype, _ = load(config)
@@ -125,10 +126,12 @@ def measure(config: GenerationConfig, world: str) -> tuple[torch.Tensor, list[st
         drawn.append(stages[-1])
     trained, before = (caption_fidelity(pictures, captions) for pictures in drawn)
     chance = chance_level(captions, WORLDS[world])
+    shuffled = caption_fidelity(drawn[0], [*captions[1:], captions[0]])  # each beside its neighbour
     print(
         f"\ncaptions with combinations that training never saw, {drawn[0].shape[-1]} pixels:\n"
         f"{trained}\n"
         f"exact match of the trained model {trained.exact_match:.1%}, by chance {chance:.1%}, "
+        f"with the captions shuffled {shuffled.exact_match:.1%}, "
         f"of the untrained model {before.exact_match:.1%}"
     )
     return drawn[0], captions

@@ -17,6 +17,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -96,12 +97,12 @@ class World:
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
     max_objects: int = 2
 
-    @property
+    @cached_property
     def combinations(self) -> tuple[tuple[str, str], ...]:
         """Every (colour, shape) pair."""
         return tuple((c, s) for c in self.colours for s in self.shapes)
 
-    @property
+    @cached_property
     def held_out(self) -> frozenset[tuple[str, str]]:
         """The fixed tenth of the (colour, shape) pairs that never occurs in training.
 

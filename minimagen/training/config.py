@@ -225,7 +225,7 @@ def default_architecture(dataset: str, testing: bool = False) -> Architecture:
         StageConfig(
             side=16, parameterization="x", weighting="clamped_snr", guidance_weight=3.0, steps=20
         ),
-        StageConfig(side=32 if testing else 64, parameterization="x", steps=10),
+        StageConfig(side=32 if testing else 64, parameterization="x", steps=16),
     )
     base = UnetConfig(channels=(32, 64), blocks=(1, 1), pool_queries=16)
     upper = UnetConfig(

@@ -34,7 +34,6 @@ from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T
 from minimagen.data.shapes import (
     COLOURS,
     FULL,
-    SHAPES,
     Description,
     caption,
     sample_description,
@@ -182,14 +181,11 @@ def probe(encoder: T5Encoder, count: int = 4000, seed: int = 1) -> dict[str, flo
     asked about as many in which every caption has one. Returns accuracies in [0, 1]:
 
     colour word -> role      is its object the left/top or the right/bottom one? (chance 0.50)
-    shape word -> colour     the colour of its own object (chance 0.14)
-    shape word -> role, colour word -> shape   likewise
-    mean -> first colour     the left/top object's, from the mean of all embeddings (the colours
-                             are in a bag of words, their order is not: chance 0.50)
-    end -> first colour      likewise from the embedding of ``</s>``
+    shape word -> role       likewise
+    shape word -> colour     the colour of its own object (chance 0.13)
     """
     rng = random.Random(seed)
-    colours, shapes = list(COLOURS), list(SHAPES)
+    colours = list(COLOURS)
     descriptions: list[Description] = []
     while len(descriptions) < 2 * count:
         held_out = len(descriptions) >= count
@@ -199,7 +195,7 @@ def probe(encoder: T5Encoder, count: int = 4000, seed: int = 1) -> dict[str, flo
             descriptions.append(drawn)
     captions = [caption(description, rng) for description in descriptions]
 
-    found: dict[str, list[Tensor]] = {"colour": [], "shape": [], "mean": [], "end": []}
+    found: dict[str, list[Tensor]] = {"colour": [], "shape": []}
     for start in range(0, len(captions), 500):
         batch = captions[start : start + 500]
         embeddings, mask = encoder.encode(batch)
@@ -210,11 +206,8 @@ def probe(encoder: T5Encoder, count: int = 4000, seed: int = 1) -> dict[str, flo
             tokens = embeddings[row][mask[row]]
             found["colour"].append(tokens[[words.index(thing.colour) for thing in objects]])
             found["shape"].append(tokens[[words.index(thing.shape) for thing in objects]])
-            found["mean"].append(tokens.mean(0))
-            found["end"].append(tokens[-1])
     vectors = {name: torch.stack(rows) for name, rows in found.items()}
     colour_of = torch.tensor([[colours.index(o.colour) for o in d.objects] for d in descriptions])
-    shape_of = torch.tensor([[shapes.index(o.shape) for o in d.objects] for d in descriptions])
     role_of = torch.tensor([[0, 1]]).expand(len(captions), 2)
     test = torch.arange(len(captions)) >= count  # (captions,)
 
@@ -227,9 +220,6 @@ def probe(encoder: T5Encoder, count: int = 4000, seed: int = 1) -> dict[str, flo
         "colour word -> role": words_to("colour", role_of),
         "shape word -> role": words_to("shape", role_of),
         "shape word -> colour": words_to("shape", colour_of),
-        "colour word -> shape": words_to("colour", shape_of),
-        "mean -> first colour": _ridge_accuracy(vectors["mean"], colour_of[:, 0], test),
-        "end -> first colour": _ridge_accuracy(vectors["end"], colour_of[:, 0], test),
     }
 
 
