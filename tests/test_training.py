@@ -22,9 +22,7 @@ from minimagen.imagen import Draws, Imagen, ImagenConfig, Stage, StageConfig
 from minimagen.text import EmbeddingCache, T5Encoder, load_text_encoder
 from minimagen.training import directory as directory_module
 from minimagen.training.config import (
-    TESTING,
     TrainConfig,
-    architecture,
     default_architecture,
     from_json,
     to_text,
@@ -46,6 +44,7 @@ from minimagen.training.loop import (
     learning_rate,
     mix,
 )
+from minimagen.training.resolve import TESTING, architecture, resolve
 from minimagen.training.run import train
 from minimagen.unet import UnetConfig
 
@@ -259,7 +258,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
     loaded = load_parameters(directory.parameters)
     assert loaded.imagen == imagen and loaded.unets == unets
     flags = {name.lower(): value for name, value in loaded.flags.items()}
-    assert TrainConfig.resolve(**flags) == config
+    assert resolve(**flags) == config
 
 
 @pytest.mark.parametrize(
@@ -292,7 +291,7 @@ def test_explicit_flags_win_over_parameters_over_testing_over_defaults(
     (flags,) = directory.glob("training_parameters_*.txt")
     flags.write_text("--WARMUP=7\n\n--CLIP_NORM=0.5\n--EPOCHS=4,3\n")
     with pytest.warns(UserWarning, match="wins over --TESTING: --EPOCHS=4,3"):
-        config = TrainConfig.resolve(
+        config = resolve(
             parameters=str(directory), testing=True, clip_norm="0.25", warmup="7", timesteps="25"
         )
     assert config.clip_norm == 0.25  # explicit over parameters
@@ -310,7 +309,7 @@ def test_flags_and_json_of_one_directory_must_agree(parameters: Path, tmp_path: 
     (flags,) = directory.glob("training_parameters_*.txt")
     flags.write_text("--TIMESTEPS=400\n")
     with pytest.raises(ValueError, match=r"--TIMESTEPS=400, but its imagen_params has 1000"):
-        TrainConfig.resolve(parameters=str(directory))
+        resolve(parameters=str(directory))
 
 
 def test_model_flags_change_the_model(tiny: TrainConfig) -> None:
@@ -327,7 +326,7 @@ def test_model_flags_change_the_model(tiny: TrainConfig) -> None:
 def test_every_flag_survives_as_text() -> None:
     """The saved flags, read again, are the configuration, whatever the value of a field."""
     config = TrainConfig(valid_num=3, threads=None, cache_directory=None, optim_lr=(1e-4, 3e-5))
-    again = TrainConfig.resolve(**{k.lower(): v for k, v in config.to_flags().items()})
+    again = resolve(**{k.lower(): v for k, v in config.to_flags().items()})
     assert again == config
     assert {f.name for f in fields(TrainConfig)} - {k.lower() for k in config.to_flags()} == {
         "parameters",
@@ -650,7 +649,7 @@ def test_resumed_training_equals_an_uninterrupted_one(
 
     torch.manual_seed(123)  # whatever the new process is seeded with
     new = train(
-        TrainConfig.resolve(restart_directory=str(old), output_directory=tiny.output_directory),
+        resolve(restart_directory=str(old), output_directory=tiny.output_directory),
         quiet=True,
     )
     assert new.path != old and snapshot(old) == before
@@ -672,7 +671,7 @@ def test_training_killed_without_a_word_goes_on_from_its_last_checkpoint(
     state = TrainingDirectory.open(old).load_checkpoint()[1]
     assert (state["epoch"], state["batch"]) == (1, 4)
     assert "loss" in TrainingDirectory.open(old).progress.read_text().splitlines()[-1]
-    new = train(TrainConfig.resolve(restart_directory=str(old)), quiet=True)
+    new = train(resolve(restart_directory=str(old)), quiet=True)
     found = final_state(new)
     for name, value in uninterrupted.items():
         assert torch.equal(found[name], value), name
@@ -703,10 +702,10 @@ def test_checkpoint_has_optimizer_epoch_random_state_and_best_loss(
 def test_finished_training_can_be_given_more_epochs(tiny: TrainConfig) -> None:
     """--RESTART_DIRECTORY with more --EPOCHS trains the last stage on, from where it was."""
     old = train(replace(tiny, epochs=(1,)), quiet=True)
-    again = TrainConfig.resolve(restart_directory=str(old.path))
+    again = resolve(restart_directory=str(old.path))
     before, after = final_state(old), final_state(train(again, quiet=True))
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    new = train(TrainConfig.resolve(restart_directory=str(old.path), epochs="1,2"), quiet=True)
+    new = train(resolve(restart_directory=str(old.path), epochs="1,2"), quiet=True)
     state = new.load_checkpoint()[1]
     assert (state["stage"], state["epoch"], state["step"]) == (1, 2, 10)
 

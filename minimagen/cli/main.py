@@ -22,11 +22,8 @@ from minimagen.generation import (
     untrained,
     with_sampling,
 )
-from minimagen.training.config import (
-    TrainConfig,
-    architecture,
-    parse_flag,
-)
+from minimagen.training.config import TrainConfig, parse_flag
+from minimagen.training.resolve import architecture, resolve
 
 DESCRIPTION = """\
 Train a small cascade on captioned shapes and draw captions with it: train.py and inference.py in
@@ -76,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         }
         if "parameters" not in given and "testing" not in given:
             given = DEFAULTS | given
-        training = TrainConfig.resolve(**given)
+        training = resolve(**given)
         generation = GenerationConfig(
             seed=training.seed,
             device=training.device,

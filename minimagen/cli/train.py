@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minimagen.cli.common import Parser, add_flags, given_flags, quiet_libraries, run, set_threads
 from minimagen.training.config import TrainConfig
+from minimagen.training.resolve import resolve
 
 DESCRIPTION = """\
 Train a cascade of diffusion models that draws what a caption says.
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         parser = Parser("train.py", DESCRIPTION)
         add_flags(parser, TrainConfig)
-        config = TrainConfig.resolve(**given_flags(parser, argv))
+        config = resolve(**given_flags(parser, argv))
         set_threads(config.threads)
         from minimagen.training.run import train
 

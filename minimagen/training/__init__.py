@@ -3,6 +3,7 @@
 from minimagen.training.config import TrainConfig, default_architecture
 from minimagen.training.directory import TrainingDirectory, timestamped_directory
 from minimagen.training.loop import EpochRecord, RunError, RunStopped, StageTrainer, StepRecord
+from minimagen.training.resolve import resolve
 from minimagen.training.run import train
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "TrainConfig",
     "TrainingDirectory",
     "default_architecture",
+    "resolve",
     "timestamped_directory",
     "train",
 ]

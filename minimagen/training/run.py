@@ -26,7 +26,6 @@ from minimagen.text import EmbeddingCache, load_text_encoder
 from minimagen.training.config import (
     Architecture,
     TrainConfig,
-    architecture,
     choose_device,
     flag_name,
 )
@@ -42,6 +41,7 @@ from minimagen.training.loop import (
     mix,
     prepare_stage,
 )
+from minimagen.training.resolve import architecture
 
 
 @dataclass
