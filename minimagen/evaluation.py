@@ -46,12 +46,12 @@ PURITY = 0.85  # share of an object's pixels that must have its colour
 # Soft intersection over union with a rendering, below which an object is no such shape. Set so
 # that an edge that wobbles a little passes and a blob does not; a wobble costs a long edge more.
 MIN_OVERLAP = {
-    "circle": 0.93,
-    "square": 0.92,
+    "circle": 0.955,
+    "square": 0.94,
     "triangle": 0.9,
     "star": 0.85,
     "cross": 0.87,
-    "heart": 0.92,
+    "heart": 0.94,
 }
 MAX_ERROR_RATIO = 0.65  # of the best shape's misfit to the second best's: above, it is in between
 MIN_AREA = 0.006  # share of the picture that makes an object; the smallest star has 0.026
