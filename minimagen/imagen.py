@@ -302,6 +302,14 @@ class Imagen(nn.Module):
             for stage, unet, side in zip(config.stages, unets, sides[:-1], strict=True)
         )
 
+    def fit_text(self, text: Tensor, mask: Tensor) -> None:
+        """Have every U-Net whiten its text by the statistics of these embeddings, before training.
+
+        text, mask: captions of the training data, (B, N, D) and (B, N); a thousand are plenty
+        """
+        for stage in self.stages:
+            cast(Stage, stage).unet.whitening.fit(text, mask)
+
     @torch.no_grad()
     def sample(
         self,

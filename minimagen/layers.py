@@ -89,6 +89,42 @@ class Attention(nn.Module):
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
 
+class TextWhitening(nn.Module):
+    """Text embeddings (B, N, dim) with mean 0, and unit variance in every direction.
+
+    A language model's embeddings vary a lot along a few directions and little along the many others
+    that tell "circle" from "square". Whitened (ZCA, Bell and Sejnowski 1997), all directions are as
+    easy to read. Until ``fit`` has seen some embeddings, they are only normalised token by token.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("matrix", torch.eye(dim))
+
+    def _normalise(self, text: Tensor) -> Tensor:
+        return F.layer_norm(text.float(), self.mean.shape)
+
+    @torch.no_grad()
+    def fit(self, text: Tensor, mask: Tensor, floor: float = 0.03) -> None:
+        """Measure the mean and the covariance of the tokens where mask (B, N) is True.
+
+        floor: added to each variance, > 0, so that directions that are hardly used stay small
+        """
+        tokens = self._normalise(text)[mask]  # (number of tokens, dim)
+        mean = tokens.mean(0)
+        covariance = (tokens - mean).T @ (tokens - mean) / len(tokens)
+        variances, directions = torch.linalg.eigh(covariance)
+        self.mean.copy_(mean)
+        self.matrix.copy_(directions * (variances.clamp(min=0) + floor).rsqrt() @ directions.T)
+
+    def forward(self, text: Tensor) -> Tensor:
+        return (self._normalise(text) - self.mean) @ self.matrix
+
+
 class AttentionPooling(nn.Module):
     """A sequence (B, N, dim) as one vector (B, out_dim): learned queries attend over it.
 

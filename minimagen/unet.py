@@ -20,6 +20,7 @@ from minimagen.layers import (
     Downsample,
     GroupNorm,
     ResidualBlock,
+    TextWhitening,
     TimeEmbedding,
     Upsample,
     position_features,
@@ -125,6 +126,7 @@ class Unet(nn.Module):
 
         self.time = TimeEmbedding(config.cond_dim)
         self.aug_level = TimeEmbedding(config.cond_dim) if config.lowres else None
+        self.whitening = TextWhitening(config.text_dim)  # fitted before training
         self.text_norm = nn.LayerNorm(config.text_dim)
         self.null_text = nn.Parameter(torch.randn(config.text_dim))  # stands for "no caption"
         self.pool = AttentionPooling(
@@ -190,6 +192,7 @@ class Unet(nn.Module):
                 "lowres and aug_level are for super-resolution U-Nets, and these need both: "
                 f"config.lowres is {self.config.lowres}"
             )
+        text = self.whitening(text)
         if keep_text is not None:
             # attention over tokens that are all alike is the same however many there are
             text = torch.where(keep_text[:, None, None], text, self.null_text)

@@ -265,6 +265,19 @@ def test_a_stage_learns_one_picture_by_heart() -> None:
     assert (sample - picture).abs().mean() < 0.15
 
 
+def test_text_is_whitened_by_what_fit_text_has_seen() -> None:
+    """In every stage alike, and the whitening is saved with the weights."""
+    imagen = cascade(3)
+    text, mask = randn(50, 4, BASE.text_dim, seed=5), torch.ones(50, 4, dtype=torch.bool)
+    before = {name: value.clone() for name, value in imagen.state_dict().items()}
+    imagen.fit_text(text, mask)
+    after = imagen.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {
+        f"stages.{i}.unet.whitening.{part}" for i in range(3) for part in ("mean", "matrix")
+    }
+
+
 # --- the low-resolution condition -----------------------------------------------------------------
 
 

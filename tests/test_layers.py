@@ -18,6 +18,7 @@ from minimagen.layers import (
     Downsample,
     GroupNorm,
     ResidualBlock,
+    TextWhitening,
     TimeEmbedding,
     Upsample,
     position_features,
@@ -89,6 +90,40 @@ def test_odd_widths_are_refused(make) -> None:
     """Features come in pairs: an odd width is an error that names it."""
     with pytest.raises(ValueError, match="dim is 5"):
         make()
+
+
+def correlated_text(captions: int = 400) -> Tensor:
+    """Embeddings (captions, 5, 8) that vary a hundred times more in one direction than in others."""
+    mixing = randn(8, 8, seed=1) * torch.logspace(0, -2, 8)
+    return randn(captions, 5, 8) @ mixing + randn(8, seed=2)
+
+
+def test_whitened_text_has_numpy_s_identity_covariance() -> None:
+    """Mean 0 and covariance 1, as numpy finds it, wherever the floor is small beside a variance."""
+    text, whitening = correlated_text(), TextWhitening(8)
+    mask = torch.ones(text.shape[:2], dtype=torch.bool)
+    before = np.linalg.eigvalsh(np.cov(F.layer_norm(text, (8,)).reshape(-1, 8).T.numpy()))
+    whitening.fit(text, mask, floor=1e-6)
+    covariance = np.cov(whitening(text).reshape(-1, 8).T.numpy())
+    assert before[-1] > 20 * before[1]  # there was something to do
+    # normalised tokens have mean 0 over their features: one direction less than features
+    np.testing.assert_allclose(np.linalg.eigvalsh(covariance)[1:], np.ones(7), atol=0.02)
+    torch.testing.assert_close(whitening(text).mean((0, 1)), torch.zeros(8), atol=1e-4, rtol=0)
+
+
+def test_whitening_is_measured_on_real_tokens_alone() -> None:
+    """What stands in the padding changes neither mean nor matrix."""
+    text = correlated_text(3)
+    clean, dirty = TextWhitening(8), TextWhitening(8)
+    clean.fit(text, MASK)
+    dirty.fit(torch.where(MASK[..., None], text, 100 * randn(3, 5, 8, seed=9)), MASK)
+    torch.testing.assert_close(dirty.state_dict(), clean.state_dict())
+
+
+def test_whitening_that_saw_nothing_only_normalises() -> None:
+    """Before fit it is torch's layer norm, so that an untrained model works as well."""
+    text = correlated_text(3)
+    torch.testing.assert_close(TextWhitening(8)(text), F.layer_norm(text, (8,)))
 
 
 # --- attention ------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (20, 20, 20),
 }
 RADII: dict[str, tuple[float, float]] = {  # share of the picture's side: alone, one of two
-    "small": (0.23, 0.15),
+    "small": (0.26, 0.17),
     "large": (0.35, 0.225),
 }
 RADIUS_JITTER = 0.04  # radii vary by this share around their size's value

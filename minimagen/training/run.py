@@ -44,6 +44,9 @@ from minimagen.training.loop import (
 from minimagen.training.resolve import architecture
 
 
+WHITENING_CAPTIONS = 2000  # from which the mean and covariance of the text are measured
+
+
 @dataclass
 class Prepared:
     """A training that can begin: all that was asked for has been found and fits."""
@@ -227,7 +230,7 @@ class _Run:
             tqdm.write(text, file=sys.stdout)
 
     def embed(self) -> None:
-        """Encode every distinct caption once, then free the encoder."""
+        """Encode every distinct caption once, free the encoder, and fit the U-Nets' whitening."""
         cache, data = self.prepared.cache, self.prepared.datasets[0]
         used = [*self.prepared.train, *self.prepared.valid]
         captions = sorted({data.captions[i] for i in used}, key=len)  # type: ignore[attr-defined]
@@ -243,6 +246,9 @@ class _Run:
                 new += cache.add(chunk)
                 bar.update(len(chunk))
         cache.release_encoder()
+        generator = torch.Generator().manual_seed(mix(self.config.seed, 3))
+        some = torch.randperm(len(captions), generator=generator)[:WHITENING_CAPTIONS]
+        self.imagen.fit_text(*cache([captions[i] for i in some]))
         self.log(f"captions: {len(captions)} distinct, {new} of them encoded now", show=False)
         if long:
             self.log(f"captions: {long} are cut off at --MAX_NUM_WORDS {most}")
