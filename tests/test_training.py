@@ -848,15 +848,16 @@ def test_stopped_side_by_side_all_go_on_where_they_were(
     Also when the second is finished by then: its thread is not given to the first afterwards.
     """
     due = final_state(train(pair, quiet=True))
-    signalled, finished = threading.Event(), threading.Event()
+    waiting, signalled, finished = (threading.Event() for _ in range(3))
     save = TrainingDirectory.save_checkpoint
 
     def act(stage: int, step: int) -> None:
         if (stage, step) == (0, 7):
-            assert not one_is_finished or finished.wait(60)
+            assert (finished if one_is_finished else waiting).wait(60)
             signal.raise_signal(signal.SIGTERM)
             signalled.set()
         if (stage, step) == (1, 4) and not one_is_finished:
+            waiting.set()
             assert signalled.wait(60)
 
     def watching(self: TrainingDirectory, stage: int, tensors: Any, state: Any) -> None:
@@ -887,7 +888,7 @@ def test_stage_that_fails_leaves_a_checkpoint_of_the_other(
     pair: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loss that is no number ends the training once the other's step has ended and is saved."""
-    failed = threading.Event()
+    waiting, failed = threading.Event(), threading.Event()
     forward, check = Stage.forward, StageTrainer.check
 
     def breaking(self: Stage, *args: Any) -> Tensor:
@@ -901,8 +902,11 @@ def test_stage_that_fails_leaves_a_checkpoint_of_the_other(
             raise
 
     def hold(stage: int, step: int) -> None:
+        if (stage, step) == (0, 1):
+            assert waiting.wait(60)
         if (stage, step) == (1, 3):
-            failed.wait(60)
+            waiting.set()
+            assert failed.wait(60)
 
     monkeypatch.setattr(Stage, "forward", breaking)
     monkeypatch.setattr(StageTrainer, "check", telling)
