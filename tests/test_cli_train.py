@@ -54,7 +54,7 @@ def test_readme_example_does_what_it_says(capsys: pytest.CaptureFixture[str]) ->
     assert model.flags["BATCH_SIZE"] == "2" and model.flags["TIMESTEPS"] == "25"
     assert model.flags["DATASET"] == "shapes-minimal"  # --TESTING
     assert model.flags["NUM_IMAGES"] == "20" and model.flags["EPOCHS"] == "1"  # explicit
-    assert directory.load_checkpoint()[1]["step"] == 9  # 18 pictures in batches of 2
+    assert directory.load_checkpoint(0)[1]["step"] == 9  # 18 pictures in batches of 2
     assert "note:" not in capsys.readouterr().err
 
 
@@ -220,7 +220,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def truncate(directory: TrainingDirectory) -> None:
-    directory.checkpoint.write_bytes(directory.checkpoint.read_bytes()[:5000])
+    path = directory.checkpoint(1)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def forget(directory: TrainingDirectory) -> None:
+    for stage in range(2):
+        directory.checkpoint(stage).unlink()
+
+
+def swap(directory: TrainingDirectory) -> None:
+    shutil.copyfile(directory.checkpoint(0), directory.checkpoint(1))
 
 
 def shrink(directory: TrainingDirectory) -> None:
@@ -230,9 +240,10 @@ def shrink(directory: TrainingDirectory) -> None:
 @pytest.mark.parametrize(
     ("flags", "change", "said"),
     [
-        ("", truncate, "checkpoint.safetensors is not a readable safetensors file"),
-        ("", lambda d: d.checkpoint.unlink(), "has no checkpoint"),
-        ("", shrink, "its checkpoint does not fit the model"),
+        ("", truncate, "unet_1_checkpoint.safetensors is not a readable safetensors file"),
+        ("", forget, "has no checkpoint tmp/unet_0_checkpoint.safetensors"),
+        ("", swap, "unet_1_checkpoint.safetensors is of stage 0, not 1"),
+        ("", shrink, "unet_1_checkpoint.safetensors does not fit the model of parameters/"),
         ("-b 2", None, "--BATCH_SIZE is 2, but the training of --RESTART_DIRECTORY has 16"),
         ("-p parameters", None, "--PARAMETERS is parameters, but the training of"),
     ],
@@ -294,7 +305,7 @@ def test_sigterm_of_the_script_saves_and_says_how_to_go_on(tmp_path: Path) -> No
     )
     try:
         deadline = time.monotonic() + 300  # of a machine that has much else to do
-        while not list(tmp_path.glob("training_*/tmp/checkpoint.safetensors")):
+        while not list(tmp_path.glob("training_*/tmp/unet_0_checkpoint.safetensors")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
@@ -306,4 +317,4 @@ def test_sigterm_of_the_script_saves_and_says_how_to_go_on(tmp_path: Path) -> No
     directory = only_directory()
     assert err.count("\n") == 1 and f"--RESTART_DIRECTORY {directory.path.name}" in err
     assert "stage 0 epoch 1/500" in out
-    assert directory.load_checkpoint()[1]["step"] > 0
+    assert directory.load_checkpoint(0)[1]["step"] > 0

@@ -93,7 +93,7 @@ def test_odd_widths_are_refused(make) -> None:
 
 
 def correlated_text(captions: int = 400) -> Tensor:
-    """Embeddings (captions, 5, 8) that vary a hundred times more in one direction than in others."""
+    """Embeddings (captions, 5, 8) that vary a hundred times more in one direction."""
     mixing = randn(8, 8, seed=1) * torch.logspace(0, -2, 8)
     return randn(captions, 5, 8) @ mixing + randn(8, seed=2)
 

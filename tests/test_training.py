@@ -6,7 +6,8 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -38,14 +39,15 @@ from minimagen.training.loop import (
     EpochBatches,
     EpochRecord,
     RunError,
-    RunStopped,
     StageTrainer,
     StepRecord,
     learning_rate,
     mix,
 )
+from minimagen.training.prepare import prepare
 from minimagen.training.resolve import TESTING, architecture, resolve
-from minimagen.training.run import train
+from minimagen.training.run import _Run, train
+from minimagen.training.stop import RunStopped
 from minimagen.unet import UnetConfig
 
 TIMESTAMP = r"\d{8}_\d{6}(_\d+)?"
@@ -147,7 +149,8 @@ def test_training_leaves_the_files_of_the_contract(
             f"parameters/training_parameters_{stamp}.txt",
             f"state_dicts/unet_0_state_{stamp}.safetensors",
             f"state_dicts/unet_1_state_{stamp}.safetensors",
-            "tmp/checkpoint.safetensors",
+            "tmp/unet_0_checkpoint.safetensors",
+            "tmp/unet_1_checkpoint.safetensors",
             "training_progress.txt",
         )
     }
@@ -240,7 +243,7 @@ def test_full_disk_in_training_keeps_the_last_good_checkpoint(
     with pytest.raises(OSError, match=r"checkpoint\.safetensors cannot be written.*No space left"):
         train(tiny, quiet=True)
     (path,) = Path(tiny.output_directory).iterdir()
-    _, state = TrainingDirectory.open(path).load_checkpoint()
+    _, state = TrainingDirectory.open(path).load_checkpoint(0)
     assert (state["stage"], state["epoch"], state["batch"]) == (0, 1, 0)
 
 
@@ -517,7 +520,7 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 
 def test_batches_cover_an_epoch_and_depend_on_seed_and_epoch_alone() -> None:
     """Every picture once an epoch, in another order each; skipping gives the rest of the same."""
-    batches = EpochBatches(range(100, 120), 4, 1, seed=3)
+    batches = EpochBatches(range(100, 120), 4, seed=3)
     first = list(batches)
     assert (
         sorted(i for batch in first for i in batch) == list(range(100, 120)) and len(batches) == 5
@@ -529,7 +532,46 @@ def test_batches_cover_an_epoch_and_depend_on_seed_and_epoch_alone() -> None:
         sorted(i for batch in batches for i in batch) == list(range(100, 120))
         and list(batches) != first
     )
-    assert len(next(iter(EpochBatches(range(3), 4, 1, 0)))) == 3  # less than one batch
+    assert len(next(iter(EpochBatches(range(3), 4, 0)))) == 3  # less than one batch
+
+
+@pytest.mark.parametrize(("processes", "accum_iter", "each"), [(2, 1, 6), (3, 1, 4), (3, 3, 3)])
+def test_processes_share_the_batches_of_an_epoch(
+    processes: int, accum_iter: int, each: int
+) -> None:
+    """All get the same number, none twice, in whole groups; together they do what one would."""
+    alone = list(EpochBatches(range(50), 4, seed=3))
+    assert len(alone) == 12
+    shares = [
+        EpochBatches(range(50), 4, 3, accum_iter, process, processes)
+        for process in range(processes)
+    ]
+    assert [len(list(share)) for share in shares] == [each] * processes
+    assert [batch for row in zip(*shares, strict=True) for batch in row] == alone[
+        : each * processes
+    ]
+    for share in shares:
+        whole = list(share)
+        share.start = 2
+        assert list(share) == whole[2:]
+
+
+def test_fewer_batches_than_processes_are_given_out_twice() -> None:
+    """Nobody waits for ever for a process without a batch, and all batches are full."""
+    shares = [list(EpochBatches(range(11), 4, 0, 2, process, 3)) for process in range(3)]
+    assert [[len(batch) for batch in share] for share in shares] == [[4]] * 3
+    assert shares[0] == shares[2] != shares[1]
+
+
+def test_too_few_batches_to_accumulate_still_make_a_step(
+    tiny: TrainConfig, cache: EmbeddingCache
+) -> None:
+    """--ACCUM_ITER 8 of 5 batches: one step an epoch, not none."""
+    trainer = make_trainer(replace(tiny, accum_iter=8), cache)
+    before = trainer.stage.unet.out.weight.clone()
+    record = next(trainer.run())
+    assert trainer.steps == 2 and (record.step, record.batches, record.images) == (1, 5, 20)
+    assert not torch.equal(trainer.stage.unet.out.weight, before)
 
 
 def test_loss_that_is_no_number_stops_the_training(
@@ -549,7 +591,7 @@ def test_loss_that_is_no_number_stops_the_training(
         train(tiny, quiet=True)
     (path,) = Path(tiny.output_directory).iterdir()
     directory = TrainingDirectory.open(path)
-    tensors, state = directory.load_checkpoint()
+    tensors, state = directory.load_checkpoint(0)
     assert state["epoch"] == 1
     assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
     assert "not finite" in directory.progress.read_text()
@@ -600,14 +642,22 @@ def test_training_learns(tiny: TrainConfig, cache: EmbeddingCache) -> None:
 
 
 def final_state(directory: TrainingDirectory) -> dict[str, Tensor]:
-    """All that a training has come to: its checkpoint and its best weights."""
-    tensors, state = directory.load_checkpoint()
+    """All that a training has come to: its checkpoints and its best weights."""
+    found: dict[str, Tensor] = {}
     for stage in range(2):
+        tensors, state = directory.load_checkpoint(stage)
+        tensors["numbers"] = torch.tensor([state[k] for k in ("epoch", "batch", "step", "best")])
+        found |= {f"{stage}.{name}": value for name, value in tensors.items()}
         best = load_file(directory.best(stage))
-        tensors |= {f"best.{stage}.{name}": value for name, value in best.items()}
-    return tensors | {
-        "numbers": torch.tensor([state[k] for k in ("stage", "epoch", "batch", "step", "best")])
-    }
+        found |= {f"best.{stage}.{name}": value for name, value in best.items()}
+    return found
+
+
+def assert_same(found: dict[str, Tensor], due: dict[str, Tensor]) -> None:
+    """Two trainings have come to the same, bit for bit."""
+    assert found.keys() == due.keys()
+    for name, value in due.items():
+        assert torch.equal(found[name], value), name
 
 
 @pytest.fixture(scope="module")
@@ -643,8 +693,9 @@ def test_resumed_training_equals_an_uninterrupted_one(
     (old,) = Path(tiny.output_directory).iterdir()
     assert str(old) in str(caught.value)
     before = snapshot(old)
-    state = TrainingDirectory.open(old).load_checkpoint()[1]
-    assert (state["stage"], state["epoch"], state["batch"]) == {8: (0, 1, 3), 13: (1, 0, 3)}[step]
+    stage = {8: 0, 13: 1}[step]
+    state = TrainingDirectory.open(old).load_checkpoint(stage)[1]
+    assert (state["epoch"], state["batch"]) == [(1, 3), (0, 3)][stage]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as before the training
 
     torch.manual_seed(123)  # whatever the new process is seeded with
@@ -653,10 +704,7 @@ def test_resumed_training_equals_an_uninterrupted_one(
         quiet=True,
     )
     assert new.path != old and snapshot(old) == before
-    found = final_state(new)
-    assert found.keys() == uninterrupted.keys()
-    for name, value in uninterrupted.items():
-        assert torch.equal(found[name], value), name
+    assert_same(final_state(new), uninterrupted)
 
 
 def test_training_killed_without_a_word_goes_on_from_its_last_checkpoint(
@@ -668,13 +716,11 @@ def test_training_killed_without_a_word_goes_on_from_its_last_checkpoint(
         with pytest.raises(Crash):
             train(replace(tiny, chckpt_num=2), quiet=True)
     (old,) = Path(tiny.output_directory).iterdir()
-    state = TrainingDirectory.open(old).load_checkpoint()[1]
+    state = TrainingDirectory.open(old).load_checkpoint(0)[1]
     assert (state["epoch"], state["batch"]) == (1, 4)
     assert "loss" in TrainingDirectory.open(old).progress.read_text().splitlines()[-1]
     new = train(resolve(restart_directory=str(old)), quiet=True)
-    found = final_state(new)
-    for name, value in uninterrupted.items():
-        assert torch.equal(found[name], value), name
+    assert_same(final_state(new), uninterrupted)
 
 
 def test_checkpoint_has_optimizer_epoch_random_state_and_best_loss(
@@ -700,14 +746,14 @@ def test_checkpoint_has_optimizer_epoch_random_state_and_best_loss(
 
 
 def test_finished_training_can_be_given_more_epochs(tiny: TrainConfig) -> None:
-    """--RESTART_DIRECTORY with more --EPOCHS trains the last stage on, from where it was."""
+    """--RESTART_DIRECTORY with more --EPOCHS trains on, each stage from where it was."""
     old = train(replace(tiny, epochs=(1,)), quiet=True)
     again = resolve(restart_directory=str(old.path))
-    before, after = final_state(old), final_state(train(again, quiet=True))
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-    new = train(resolve(restart_directory=str(old.path), epochs="1,2"), quiet=True)
-    state = new.load_checkpoint()[1]
-    assert (state["stage"], state["epoch"], state["step"]) == (1, 2, 10)
+    assert_same(final_state(train(again, quiet=True)), final_state(old))
+    for epochs, steps in (("1,2", [5, 10]), ("2,1", [10, 5])):
+        new = train(resolve(restart_directory=str(old.path), epochs=epochs), quiet=True)
+        assert [new.load_checkpoint(stage)[1]["step"] for stage in range(2)] == steps
+        assert f"stage {steps.index(5)}: was finished before" in new.progress.read_text()
 
 
 def test_signals_are_as_before_after_a_training(tiny: TrainConfig) -> None:
@@ -725,3 +771,150 @@ def test_training_is_reproducible(tiny: TrainConfig) -> None:
     name = "best.1.out.weight"
     assert torch.equal(ends[0][name], ends[1][name])
     assert not torch.equal(ends[0][name], ends[2][name])
+
+
+# --- stages side by side --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(tiny: TrainConfig, tmp_path: Path) -> Iterator[TrainConfig]:
+    """The tiny training without dropout, on a machine of two threads: its stages train together."""
+    imagen, unets = tiny_model()
+    model = TrainingDirectory.create(tmp_path / "model")
+    model.save_parameters(imagen, [replace(unet, dropout=0.0) for unet in unets], {})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield replace(tiny, parameters=str(model.parameters))
+    torch.set_num_threads(threads)
+
+
+def watch_steps(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[int, int], None] = lambda stage, step: None
+) -> dict[int, set[str]]:
+    """Threads in which stages train, by stage; ``act`` is called in the middle of each step."""
+    threads: dict[int, set[str]] = {0: set(), 1: set()}
+    steps = {0: 0, 1: 0}
+    draw = Stage.draw
+
+    def watching(self: Stage, *args: Any) -> Draws:
+        if self.training:
+            index = int(self.lowres_side is not None)
+            threads[index].add(threading.current_thread().name)
+            assert torch.get_num_threads() == 1
+            steps[index] += 1
+            act(index, steps[index])
+        return draw(self, *args)
+
+    monkeypatch.setattr(Stage, "draw", watching)
+    return threads
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_side_by_side_comes_to_the_same_as_one_after_the_other(
+    pair: TrainConfig, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many threads per stage, bit for bit; and each stage trains in a thread of its own."""
+    met = threading.Barrier(2, timeout=60)
+    config = replace(pair, precision=precision)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        together = watch_steps(patch, lambda stage, step: met.wait() and None)  # at the same time
+        found = train(config, quiet=True)
+    assert "side by side: 0 and 1, with 1 of 2 CPU threads each" in found.progress.read_text()
+    assert not any("MainThread" in names for names in together.values())
+    assert torch.get_num_threads() == 2  # as before
+
+    torch.set_num_threads(1)
+    apart = watch_steps(monkeypatch)
+    due = train(config, quiet=True)
+    assert "side by side" not in due.progress.read_text()
+    assert apart == {0: {"MainThread"}, 1: {"MainThread"}}
+    assert_same(final_state(found), final_state(due))
+
+
+def test_what_threads_would_leave_to_chance_trains_one_after_the_other(
+    tiny: TrainConfig, pair: TrainConfig
+) -> None:
+    """Dropout draws from a generator that all share; processes that load data are forked."""
+    for config, due in ((pair, True), (tiny, False), (replace(pair, num_workers=1), False)):
+        assert _Run(prepare(config), quiet=True)._side_by_side() is due
+
+
+@pytest.mark.parametrize("one_is_finished", [False, True])
+def test_stopped_side_by_side_all_go_on_where_they_were(
+    pair: TrainConfig, one_is_finished: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal in mid-epoch: all are saved, and end as if nothing had happened.
+
+    Also when the second is finished by then: its thread is not given to the first afterwards.
+    """
+    due = final_state(train(pair, quiet=True))
+    waiting, signalled, finished = (threading.Event() for _ in range(3))
+    save = TrainingDirectory.save_checkpoint
+
+    def act(stage: int, step: int) -> None:
+        if (stage, step) == (0, 7):
+            assert (finished if one_is_finished else waiting).wait(60)
+            signal.raise_signal(signal.SIGTERM)
+            signalled.set()
+        if (stage, step) == (1, 4) and not one_is_finished:
+            waiting.set()
+            assert signalled.wait(60)
+
+    def watching(self: TrainingDirectory, stage: int, tensors: Any, state: Any) -> None:
+        save(self, stage, tensors, state)
+        if stage == 1 and state["epoch"] == 2:
+            finished.set()
+
+    with monkeypatch.context() as patch:
+        watch_steps(patch, act)
+        patch.setattr(TrainingDirectory, "save_checkpoint", watching)
+        with pytest.raises(RunStopped):
+            train(replace(pair, output_directory=f"{pair.output_directory}/stopped"), quiet=True)
+    (path,) = Path(pair.output_directory, "stopped").iterdir()
+    old = TrainingDirectory.open(path)
+    assert [old.load_checkpoint(stage)[1]["step"] for stage in range(2)] == [
+        7,
+        10 if one_is_finished else 4,
+    ]
+    log = old.progress.read_text()
+    assert "stage 0: stopped at step 7; checkpoint" in log
+    assert ("stage 1: stopped at step 4; checkpoint" in log) is not one_is_finished
+
+    watch_steps(monkeypatch)  # sees to the number of threads
+    assert_same(final_state(train(resolve(restart_directory=str(path)), quiet=True)), due)
+
+
+def test_stage_that_fails_leaves_a_checkpoint_of_the_other(
+    pair: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that is no number ends the training once the other's step has ended and is saved."""
+    waiting, failed = threading.Event(), threading.Event()
+    forward, check = Stage.forward, StageTrainer.check
+
+    def breaking(self: Stage, *args: Any) -> Tensor:
+        return forward(self, *args) * (float("nan") if self.lowres_side is None else 1.0)
+
+    def telling(self: StageTrainer) -> None:
+        try:
+            check(self)
+        except RunError:
+            failed.set()
+            raise
+
+    def hold(stage: int, step: int) -> None:
+        if (stage, step) == (0, 1):
+            assert waiting.wait(60)
+        if (stage, step) == (1, 3):
+            waiting.set()
+            assert failed.wait(60)
+
+    monkeypatch.setattr(Stage, "forward", breaking)
+    monkeypatch.setattr(StageTrainer, "check", telling)
+    watch_steps(monkeypatch, hold)
+    with pytest.raises(RunError, match="loss of stage 0 is not finite any more in epoch 1"):
+        train(pair, quiet=True)
+    (path,) = Path(pair.output_directory).iterdir()
+    directory = TrainingDirectory.open(path)
+    assert directory.load_checkpoint(1)[1]["step"] == 3
+    assert not directory.checkpoint(0).exists()
+    assert "stage 1: stopped at step 3; checkpoint" in directory.progress.read_text()

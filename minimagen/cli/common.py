@@ -65,7 +65,8 @@ def run(program: str, work: Callable[[], object]) -> int:
     a loss that is no number; OSError, such as a full disk). 130, 143: stopped by Ctrl-C or SIGTERM.
     Anything else is a fault of ours and keeps its traceback.
     """
-    from minimagen.training.loop import RunError, RunStopped
+    from minimagen.training.loop import RunError
+    from minimagen.training.stop import RunStopped
 
     try:
         work()

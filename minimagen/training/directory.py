@@ -4,7 +4,7 @@
         parameters/             imagen_params_<TS>.json, unet_<i>_params_<TS>.json,
                                 training_parameters_<TS>.txt: one --FLAG=value a line
         state_dicts/            unet_<i>_state_<TS>.safetensors: best EMA weights of each U-Net
-        tmp/                    checkpoint.safetensors: everything that resuming needs
+        tmp/                    unet_<i>_checkpoint.safetensors: all that resuming a stage needs
         training_progress.txt   the log, for people
 
 Files are written aside and renamed: whoever is killed or runs out of disk meanwhile leaves the file
@@ -158,18 +158,17 @@ class TrainingDirectory:
 
     @property
     def tmp(self) -> Path:
-        """Where the latest checkpoint is."""
+        """Where the latest checkpoints are."""
         return self.path / "tmp"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file that resuming reads."""
-        return self.tmp / "checkpoint.safetensors"
 
     @property
     def progress(self) -> Path:
         """The log."""
         return self.path / "training_progress.txt"
+
+    def checkpoint(self, stage: int) -> Path:
+        """The file that resuming a stage reads."""
+        return self.tmp / f"unet_{stage}_checkpoint.safetensors"
 
     def best(self, stage: int) -> Path:
         """The file of the best EMA weights of a stage's U-Net."""
@@ -208,22 +207,25 @@ class TrainingDirectory:
             )
         return load_tensors(path)[0]
 
-    def save_checkpoint(self, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:
-        """Write the latest checkpoint: tensors, and what is not a tensor as JSON."""
-        save_tensors(self.checkpoint, tensors, state)
+    def save_checkpoint(
+        self, stage: int, tensors: Mapping[str, Tensor], state: Mapping[str, object]
+    ) -> None:
+        """Write a stage's latest checkpoint: tensors, and what is not a tensor as JSON."""
+        save_tensors(self.checkpoint(stage), tensors, state)
 
-    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """The latest checkpoint. Raises ValueError when there is none, or it is broken."""
-        if not self.checkpoint.is_file():
-            raise ValueError(f"{self.path} has no checkpoint tmp/{self.checkpoint.name}")
-        return load_tensors(self.checkpoint)
+    def load_checkpoint(self, stage: int) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """A stage's latest checkpoint. Raises ValueError when it is missing or broken."""
+        return load_tensors(self.checkpoint(stage))
 
     def copy_results(self, other: TrainingDirectory, stages: int) -> None:
-        """Take over another directory's best weights and checkpoint; the other stays as it is."""
-        pairs = [(other.best(i), self.best(i)) for i in range(stages)]
-        for source, target in [*pairs, (other.checkpoint, self.checkpoint)]:
-            if source.is_file():
-                atomic_write(target, partial(shutil.copyfile, source))
+        """Take over another directory's best weights and checkpoints; the other stays as it is."""
+        for i in range(stages):
+            for source, target in (
+                (other.best(i), self.best(i)),
+                (other.checkpoint(i), self.checkpoint(i)),
+            ):
+                if source.is_file():
+                    atomic_write(target, partial(shutil.copyfile, source))
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -10,33 +10,26 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import AutocastKwargs, gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from minimagen.imagen import Stage
 from minimagen.text import EmbeddingCache
 from minimagen.training.config import TrainConfig
+from minimagen.training.stop import StopSignal
 
 
 class RunError(RuntimeError):
     """A training that cannot go on, said in one line."""
-
-
-class RunStopped(RuntimeError):
-    """A training stopped by Ctrl-C or SIGTERM, its checkpoint written."""
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + number
 
 
 class StepRecord(NamedTuple):
@@ -70,18 +63,28 @@ Record = StepRecord | EpochRecord
 class EpochBatches(Sampler[list[int]]):
     """The batches of an epoch, lists of indices in an order that (seed, epoch) alone decide.
 
+    batches: how many each process gets: a multiple of ``accum_iter`` where there are enough. Where
+             there are fewer than processes, some get the same one.
+
     Pictures that do not fill a batch wait for another epoch. Set ``epoch`` and ``start`` (batches
     to skip) before iterating.
     """
 
-    drop_last = False  # what accelerate asks of a batch sampler, as batch_size
-
-    def __init__(self, indices: Sequence[int], batch_size: int, group: int, seed: int) -> None:
+    def __init__(
+        self,
+        indices: Sequence[int],
+        batch_size: int,
+        seed: int,
+        accum_iter: int = 1,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
         self.indices = torch.as_tensor(indices)
         self.batch_size, self.seed = batch_size, seed
-        batches = len(self.indices) // batch_size
-        # whole groups: so that accumulated steps and processes all get the same number
-        self.batches = max(batches - batches % group, min(batches, 1), 1)
+        self.process, self.processes = process, processes
+        self._all = max(len(self.indices) // batch_size, 1)  # of all processes
+        each = max(self._all // processes, 1)
+        self.batches = each - each % accum_iter or each
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -90,8 +93,9 @@ class EpochBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
         order = self.indices[torch.randperm(len(self.indices), generator=generator)]
-        for batch in order.split(self.batch_size)[self.start : self.batches]:
-            yield batch.tolist()
+        batches = order.split(self.batch_size)[: self._all]
+        for number in range(self.start, self.batches):
+            yield batches[(number * self.processes + self.process) % self._all].tolist()
 
 
 def mix(*numbers: int) -> int:
@@ -120,12 +124,17 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 
 
 def make_accelerator(device: torch.device, precision: str, accum_iter: int) -> Accelerator:
-    """An Accelerator of its own for every stage, because each may have another precision."""
+    """An Accelerator of its own for every stage, because each may have another precision.
+
+    To be made before any stage trains: all Accelerators share a state, which this replaces.
+    """
     AcceleratorState._reset_state()
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=accum_iter,
+        # torch has one cache of weights at low precision: any stage's step would empty it
+        kwargs_handlers=[AutocastKwargs(cache_enabled=False)],
     )
 
 
@@ -136,6 +145,9 @@ def prepare_stage(stage: Stage, device: torch.device) -> Stage:
 
 class StageTrainer:
     """Trains one stage; ``run`` is the loop.
+
+    Several of them may run at the same time, each in a thread of its own, but for those whose U-Net
+    has dropout: it draws from torch's one generator.
 
     stage:       the module to train, on any device
     index:       its number in the cascade
@@ -178,10 +190,13 @@ class StageTrainer:
         optimizer = torch.optim.AdamW(
             self.stage.parameters(), self.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=fused
         )
-        group = config.accum_iter * self.accelerator.num_processes
-        self._batches = EpochBatches(train, self.batch_size, group, mix(config.seed, index))
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self._batches = EpochBatches(
+            train, self.batch_size, mix(config.seed, index), config.accum_iter, rank, processes
+        )
         self._collate = Collate(cache)
-        loader = DataLoader(
+        # Not prepared by accelerate, whose loaders and accumulation are known to all Accelerators.
+        self._loader = DataLoader(
             dataset,
             batch_sampler=self._batches,
             collate_fn=self._collate,
@@ -191,15 +206,11 @@ class StageTrainer:
             generator=torch.Generator(),  # else iterating draws from the global one
         )
         self._dataset, self._valid = dataset, list(valid)
-        self.model, self._optimizer, self._loader = self.accelerator.prepare(
-            self.stage, optimizer, loader
-        )
-        per_process = -(-self._batches.batches // self.accelerator.num_processes)
-        self.batches = per_process  # of an epoch, for this process
-        self.steps = self.epochs * -(-per_process // config.accum_iter)
-        self._draws = torch.Generator().manual_seed(
-            mix(config.seed, index, self.accelerator.process_index, 1)
-        )
+        self.model, self._optimizer = self.accelerator.prepare(self.stage, optimizer)
+        self.batches = self._batches.batches  # of an epoch, for this process
+        self.steps = self.epochs * -(-self.batches // config.accum_iter)
+        self._draws = torch.Generator().manual_seed(mix(config.seed, index, rank, 1))
+        self._dropout = self.stage.unet.config.dropout > 0  # all that draws from torch's generator
         self.epoch = self.batch = self.step = 0
         self.best = math.inf
         # sums over this epoch, float64 where there is one: loss, images
@@ -212,7 +223,7 @@ class StageTrainer:
 
         Raises RunError when a loss is not finite.
         """
-        if not self._resumed:
+        if self._dropout and not self._resumed:
             torch.manual_seed(mix(self.config.seed, self.index, self.accelerator.process_index))
         while self.epoch < self.epochs:
             began = time.perf_counter()
@@ -232,35 +243,39 @@ class StageTrainer:
     def _train_epoch(self) -> Iterator[StepRecord]:
         config, accelerator = self.config, self.accelerator
         self._batches.epoch = self.epoch
-        self._batches.start = self.batch * accelerator.num_processes
+        self._batches.start = self.batch
         if self.batch >= self.batches:
             return
         self.stage.train()
         rate, images, loss = 0.0, 0, torch.zeros((), device=self.device)
         before = time.perf_counter()
-        for pictures, text, mask in self._loader:
-            with accelerator.accumulate(self.model):
+        for batch in self._loader:
+            parts = (part.to(self.device, non_blocking=self._loader.pin_memory) for part in batch)
+            pictures, text, mask = parts
+            self.batch += 1
+            steps = self.batch % config.accum_iter == 0 or self.batch == self.batches
+            with nullcontext() if steps else accelerator.no_sync(self.model):
                 draws = self.stage.draw(len(pictures), self.text_dropout, self._draws)
                 losses = self.model(pictures, text, mask, draws.to(self.device))  # (B,)
                 accelerator.backward(losses.mean())
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(self._current, config.clip_norm)
-                    lr = learning_rate(self.step, self.steps, self.lr, config.warmup)
-                    for group in self._optimizer.param_groups:
-                        group["lr"] = lr
-                self._optimizer.step()
-                self._optimizer.zero_grad()
             total = losses.detach().sum()
             self._sums[0] += total
             self._sums[1] += len(losses)
             loss, images = loss + total, images + len(losses)
-            self.batch += 1
-            if not accelerator.sync_gradients:
+            if not steps:
                 continue
+            accelerator.clip_grad_norm_(self._current, config.clip_norm)
+            lr = learning_rate(self.step, self.steps, self.lr, config.warmup)
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            self._optimizer.step()
+            self._optimizer.zero_grad()
             self.step += 1
             decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
                 torch._foreach_lerp_(self._averages, self._current, 1 - decay)
+            if self.step % 20 == 0:
+                self.check()
             now = time.perf_counter()
             everyone = images * accelerator.num_processes
             speed = everyone / (now - before)
@@ -310,7 +325,8 @@ class StageTrainer:
         for batch in loader:
             pictures, text, mask = (part.to(self.device) for part in batch)
             draws = self.ema.draw(len(pictures), 0.0, generator).to(self.device)
-            with self.accelerator.autocast():
+            kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
+            with torch.autocast(self.device.type, kind, enabled=self.precision != "fp32"):
                 total += self.ema(pictures, text, mask, draws).double().sum().item()
         return total / len(self._valid)
 
@@ -324,9 +340,11 @@ class StageTrainer:
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for i, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-        random = {"draws": self._draws.get_state(), "torch": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        random = {"draws": self._draws.get_state()}
+        if self._dropout:
+            random["torch"] = torch.get_rng_state()
+            if self.device.type == "cuda":
+                random["cuda"] = torch.cuda.get_rng_state(self.device)
         for rank, states in enumerate(gather_object([random])):
             tensors |= {f"random.{rank}.{k}": v for k, v in states.items()}
         scaler = self.accelerator.scaler
@@ -366,7 +384,8 @@ class StageTrainer:
             random = take(f"random.{self.accelerator.process_index}.")
             if random:  # none for a process that was not there before
                 self._draws.set_state(random["draws"])
-                torch.set_rng_state(random["torch"])
+                if "torch" in random:
+                    torch.set_rng_state(random["torch"])
                 if "cuda" in random and self.device.type == "cuda":
                     torch.cuda.set_rng_state(random["cuda"], self.device)
             self._sums.copy_(tensors.pop("sums"))
@@ -388,62 +407,3 @@ class StageTrainer:
         return int(
             self.accelerator.gather(torch.tensor([stop.number], device=self.device)).max().item()
         )
-
-
-class StopSignal:
-    """Within it, Ctrl-C and SIGTERM are noted in ``number``, so that a step can be finished.
-
-    A second Ctrl-C interrupts at once. Outside the main thread signals stay as they are.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread
-                return self
-        return self
-
-    def _note(self, number: int, frame: object) -> None:
-        self.number = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def __exit__(self, *error: object) -> None:
-        self._restore()
-
-
-def faster_precision(
-    stage: Stage, batch: tuple[Tensor, Tensor, Tensor], device: torch.device, seed: int
-) -> tuple[str, dict[str, float]]:
-    """Precision "bf16" where its steps take less than 0.9 of the time of "fp32", else "fp32".
-
-    stage: on ``device``; its weights stay as they are. Returns also the seconds a step of each.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    pictures, text, mask = (part.to(device) for part in batch)
-    draws = stage.draw(len(pictures), 0.0, generator).to(device)
-    # The lowest of several, taken in turn: another program may take the machine for a while.
-    seconds = {"fp32": math.inf, "bf16": math.inf}
-    with torch.random.fork_rng():  # dropout draws too
-        for trial in range(6):
-            for name in seconds:
-                began = time.perf_counter()
-                with torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):
-                    loss = stage(pictures, text, mask, draws).mean()
-                loss.backward()
-                loss.item()  # waits for the device
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                if trial > 0:  # the first is for warming up
-                    seconds[name] = min(seconds[name], time.perf_counter() - began)
-    stage.zero_grad(set_to_none=True)
-    return ("bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"), seconds

@@ -1,66 +1,42 @@
 """``train``: a whole training, from a configuration to a Training Directory.
 
 First everything is checked and loaded (``prepare``), then the directory is made, then the stages
-are trained one after the other.
+are trained: on a CPU side by side, which keeps its cores busier, else one after the other. Stages
+know nothing of each other, only of the data, so the order makes no difference to what they learn.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from minimagen.data import make_dataset
 from minimagen.imagen import Imagen
-from minimagen.text import EmbeddingCache, load_text_encoder
-from minimagen.training.config import (
-    Architecture,
-    TrainConfig,
-    choose_device,
-    flag_name,
-)
+from minimagen.training.config import TrainConfig
 from minimagen.training.directory import TrainingDirectory
 from minimagen.training.loop import (
     Collate,
     EpochRecord,
+    Record,
     RunError,
-    RunStopped,
     StageTrainer,
-    StopSignal,
-    faster_precision,
     mix,
     prepare_stage,
 )
-from minimagen.training.resolve import architecture
-
+from minimagen.training.precision import faster_precision
+from minimagen.training.prepare import Prepared, prepare
+from minimagen.training.stop import RunStopped, StopSignal
 
 WHITENING_CAPTIONS = 2000  # from which the mean and covariance of the text are measured
-
-
-@dataclass
-class Prepared:
-    """A training that can begin: all that was asked for has been found and fits."""
-
-    config: TrainConfig  # with nothing left open but what is measured
-    model: Architecture
-    device: torch.device
-    datasets: Sequence[Dataset[dict[str, object]]]  # one per stage, at its own side
-    train: list[int]  # indices into them
-    valid: list[int]
-    cache: EmbeddingCache  # its encoder loaded, its captions not yet encoded
-    old: TrainingDirectory | None  # to go on from
-    tensors: dict[str, Tensor]  # of its checkpoint
-    state: dict[str, Any]
 
 
 def train(config: TrainConfig, quiet: bool = False) -> TrainingDirectory:
@@ -77,8 +53,7 @@ def train(config: TrainConfig, quiet: bool = False) -> TrainingDirectory:
     run.embed()
     run.begin()
     try:
-        for index in range(len(prepared.model.unets)):
-            run.train_stage(index)
+        run.train()
     except (RunError, RunStopped) as error:
         run.log(str(error), show=False)
         raise
@@ -86,121 +61,27 @@ def train(config: TrainConfig, quiet: bool = False) -> TrainingDirectory:
     return run.directory
 
 
-def prepare(config: TrainConfig) -> Prepared:
-    """Check and load what a training needs, and write nothing. Raises ValueError as ``train``."""
-    device = choose_device(config.device)
-    if config.precision == "fp16" and device.type == "cpu":
-        raise ValueError("--PRECISION is 'fp16', on the CPU it should be auto, fp32 or bf16")
-    for name in ("output_directory", "cache_directory"):
-        directory = getattr(config, name)
-        nearest = Path(directory or ".").absolute()
-        while not nearest.exists() and nearest != nearest.parent:
-            nearest = nearest.parent
-        if not nearest.is_dir():
-            raise ValueError(f"{flag_name(name)} is {directory}, but {nearest} is no directory")
-    old: TrainingDirectory | None = None
-    tensors: dict[str, Tensor] = {}
-    state: dict[str, Any] = {}
-    if config.restart_directory is not None:
-        old, tensors, state = _open_old(config.restart_directory)
-    model = architecture(config)
-    stages = len(model.unets)
-    for name in ("epochs", "batch_size", "optim_lr"):
-        config.per_stage(name, stages)
-    if config.precision == "auto" and state.get("device") == device.type:
-        state["keep_precision"] = True  # else a resumed training might measure otherwise
-    try:
-        encoder = load_text_encoder(model.imagen.text_encoder, model.imagen.max_tokens)
-    except ValueError as error:
-        raise ValueError(f"--T5_NAME: {error}") from None
-    saved_name = architecture(replace(config, t5_name=None)).imagen.text_encoder
-    if model.imagen.text_encoder != saved_name:
-        unets = tuple(replace(unet, text_dim=encoder.dim) for unet in model.unets)
-        model = model._replace(unets=unets)
-    elif any(unet.text_dim != encoder.dim for unet in model.unets):
-        where = "--RESTART_DIRECTORY" if old else "--PARAMETERS"
-        raise ValueError(
-            f"{where}: text_dim of the U-Nets is {model.unets[0].text_dim}, it should be "
-            f"{encoder.dim}, the width of {model.imagen.text_encoder}"
-        )
-    try:
-        with torch.device("meta"):
-            imagen = Imagen(model.imagen, model.unets)
-        if old is not None:
-            _check_fit(imagen, tensors, state["stage"])
-    except ValueError as error:
-        where = "--RESTART_DIRECTORY" if old else "--PARAMETERS"
-        raise ValueError(f"{where}: {error}") from None
-    datasets, made = [], {}
-    for stage in model.imagen.stages:
-        if stage.side not in made:
-            try:
-                made[stage.side] = make_dataset(
-                    config.dataset,
-                    stage.side,
-                    config.num_images,
-                    config.seed,
-                    image_column=config.image_column,
-                    caption_column=config.caption_column,
-                )
-            except ValueError as error:
-                raise ValueError(f"--DATASET: {error}") from None
-        datasets.append(made[stage.side])
-    train_indices, valid_indices = _split(config, len(datasets[0]))
-    config = replace(
-        config,
-        img_side_len=model.imagen.stages[-1].side,
-        t5_name=model.imagen.text_encoder,
-        max_num_words=model.imagen.max_tokens,
-        timesteps=model.imagen.timesteps,
-        num_images=len(datasets[0]),
-    )
-    kept = None if config.cache_directory is None else Path(config.cache_directory)
-    cache = EmbeddingCache(encoder, kept)
-    return Prepared(
-        config, model, device, datasets, train_indices, valid_indices, cache, old, tensors, state
-    )
+class _ThisThread(Executor):
+    """Does what it is given at once: a stage that trains alone needs no thread of its own."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
-def _open_old(path: str) -> tuple[TrainingDirectory, dict[str, Tensor], dict[str, Any]]:
-    try:
-        old = TrainingDirectory.open(path)
-        tensors, state = old.load_checkpoint()
-    except ValueError as error:
-        raise ValueError(f"--RESTART_DIRECTORY: {error}") from None
-    missing = {"stage", "epoch", "batch", "step", "best", "precision"} - set(state)
-    if missing:
-        raise ValueError(
-            f"--RESTART_DIRECTORY: {old.checkpoint} is no checkpoint of ours: it has no "
-            f"{', '.join(sorted(missing))}"
-        )
-    return old, tensors, state
+@dataclass(eq=False)
+class _Progress:
+    """A stage that trains, and how much of it has been written down."""
 
-
-def _check_fit(imagen: Imagen, tensors: dict[str, Tensor], stage: int) -> None:
-    """Raise ValueError when a checkpoint's weights are not those of this model."""
-    if not 0 <= stage < len(imagen.stages):
-        raise ValueError(f"its checkpoint is of stage {stage}, which the model has not")
-    due = {f"model.{k}": v.shape for k, v in imagen.stages[stage].state_dict().items()}
-    found = {k: v.shape for k, v in tensors.items() if k.startswith("model.")}
-    for name in sorted(due.keys() ^ found.keys()) or sorted(due):
-        if due.get(name) != found.get(name):
-            raise ValueError(
-                f"its checkpoint does not fit the model of its parameters/: {name} is "
-                f"{found.get(name)}, it should be {due.get(name)}"
-            )
-
-
-def _split(config: TrainConfig, length: int) -> tuple[list[int], list[int]]:
-    """Indices to train on and to validate on, drawn by the seed."""
-    order = torch.randperm(length, generator=torch.Generator().manual_seed(mix(config.seed)))
-    count = round(length * config.train_valid_frac)
-    if not 0 < count < length:
-        raise ValueError(
-            f"--TRAIN_VALID_FRAC is {config.train_valid_frac}, of {length} pictures that leaves "
-            f"{count} to train and {length - count} to validate on: both should have some"
-        )
-    return order[:count].tolist(), order[count:][: config.valid_num].tolist()
+    trainer: StageTrainer
+    records: Iterator[Record]
+    bar: Any
+    saved: tuple[int, int]  # epoch and batch of its checkpoint
+    losses: list[Tensor]  # of the steps since the last line in the log
 
 
 class _Run:
@@ -288,17 +169,95 @@ class _Run:
             f"{len(self.prepared.valid)} to validate on, from {self.config.dataset}"
         )
 
-    def train_stage(self, index: int) -> None:
-        """Train one stage, or what is left of it."""
-        prepared, state = self.prepared, self.prepared.state
-        if state and index < state["stage"]:
+    def train(self) -> None:
+        """Train all stages, or what is left of them."""
+        stages = range(len(self.prepared.model.unets))
+        epochs, states = self.config.per_stage("epochs", len(stages)), self.prepared.states
+        left = [i for i in stages if i not in states or states[i]["epoch"] < epochs[i]]
+        for index in set(stages) - set(left):
             self.log(f"stage {index}: was finished before")
-            return
-        resumes = bool(state) and index == state["stage"]
+        groups, threads = [[index] for index in left], torch.get_num_threads()
+        each = threads
+        if left and self._side_by_side():
+            # The share of each is the same when the others have finished, now or before a stop:
+            # another number of threads would end in slightly other weights.
+            groups, each = [left], max(1, threads // len(stages))
+            names = " and ".join(map(str, left))
+            self.log(f"stages side by side: {names}, with {each} of {threads} CPU threads each")
+        torch.set_num_threads(each)
+        try:
+            for group in groups:
+                self._train_together(group, each)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _side_by_side(self) -> bool:
+        """Whether all stages train at the same time.
+
+        Not with dropout, which draws from torch's one generator: chance would decide in what order.
+        Not with processes that load data: to fork these is not safe while threads are at work.
+        """
+        unets = self.prepared.model.unets
+        return (
+            self.process.device.type == "cpu"
+            and self.process.num_processes == 1
+            and torch.get_num_threads() > 1
+            and len(unets) > 1
+            and self.config.num_workers == 0
+            and not any(unet.dropout for unet in unets)
+        )
+
+    def _train_together(self, indices: Sequence[int], threads: int) -> None:
+        """Train stages, each in a thread of its own if there are several.
+
+        Files, log and bars are this thread's business: a stage takes its next step when the record
+        of the one before has been dealt with here, so nobody trains it while it is saved. When a
+        stage cannot go on, or a signal asks to stop, steps under way are ended and saved.
+        """
+        stages = [self._progress(index) for index in indices]
+        ending: Exception | None = None
+        executor: Executor = _ThisThread()
+        if len(stages) > 1:
+            executor = ThreadPoolExecutor(len(stages), "stage", torch.set_num_threads, (threads,))
+        with StopSignal() as stop, executor:
+            steps = {executor.submit(next, stage.records, None): stage for stage in stages}
+            while steps:
+                for step in wait(steps, return_when=FIRST_COMPLETED).done:
+                    stage = steps.pop(step)
+                    try:
+                        record = step.result()
+                        if record is None:  # the stage is finished
+                            continue
+                        self._write_down(stage, record)
+                    except Exception as error:
+                        ending = ending or error
+                        stages.remove(stage)  # its last good checkpoint stays
+                        stage.bar.close()
+                        continue
+                    number = stage.trainer.stop_asked(stop)
+                    if number:
+                        ending = ending or RunStopped(
+                            "stopped; go on with: python train.py --RESTART_DIRECTORY "
+                            f"{self.directory.path}",
+                            number,
+                        )
+                    if ending is None:
+                        steps[executor.submit(next, stage.records, None)] = stage
+        for stage in stages:
+            trainer = stage.trainer
+            if stage.saved != (trainer.epoch, trainer.batch):
+                self._save(stage, f"stage {trainer.index}: stopped at step {trainer.step}")
+            stage.bar.close()
+        if ending is not None:
+            raise ending
+
+    def _progress(self, index: int) -> _Progress:
+        """A stage that is ready to train, from its checkpoint if it has one."""
+        prepared, config = self.prepared, self.config
         trainer = StageTrainer(
             self.imagen.stages[index],  # type: ignore[arg-type]
             index,
-            self.config,
+            config,
             len(prepared.model.unets),
             prepared.datasets[index],
             prepared.train,
@@ -306,22 +265,27 @@ class _Run:
             prepared.cache,
             prepared.model.imagen.text_dropout,
             prepared.device,
-            self._precision(index, resumes),
+            self._precision(index),
         )
-        if resumes:
+        if prepared.old is not None and index in prepared.states:
             try:
-                trainer.load_state(prepared.tensors, state)
+                trainer.load_state(*prepared.old.load_checkpoint(index))
             except ValueError as error:
                 raise ValueError(f"--RESTART_DIRECTORY: {error}") from None
-        self._loop(trainer)
+        total = trainer.steps * trainer.batch_size * config.accum_iter
+        total *= trainer.accelerator.num_processes
+        done = total * trainer.step // max(trainer.steps, 1)
+        bar = self._bar(total, f"stage {index}", "img", done)
+        return _Progress(trainer, trainer.run(), bar, (trainer.epoch, trainer.batch), [])
 
-    def _precision(self, index: int, resumes: bool) -> str:
+    def _precision(self, index: int) -> str:
         config, prepared = self.config, self.prepared
         device = self.process.device
         if config.precision != "auto":
             return config.precision
-        if resumes and prepared.state.get("keep_precision"):
-            return str(prepared.state["precision"])
+        state = prepared.states.get(index, {})
+        if state.get("device") == device.type:
+            return str(state["precision"])  # measured again it might be the other
         if device.type == "mps":
             return "fp32"
         stage = prepare_stage(self.imagen.stages[index], device)  # type: ignore[arg-type]
@@ -335,60 +299,42 @@ class _Run:
         self.log(f"stage {index}: precision {names[0]} (forward and backward: {times})")
         return str(names[0])
 
-    def _loop(self, trainer: StageTrainer) -> None:
-        config, index = self.config, trainer.index
-        total = trainer.steps * trainer.batch_size * config.accum_iter
-        total *= trainer.accelerator.num_processes
-        done = total * trainer.step // max(trainer.steps, 1)
-        interval: list[Tensor] = []
-        saved = trainer.epoch, trainer.batch
-        with StopSignal() as stop, self._bar(total, f"stage {index}", "img", done) as bar:
-            for record in trainer.run():
-                if isinstance(record, EpochRecord):
-                    self._epoch_ended(trainer, record, bar)
-                    self._save(trainer, "")
-                    saved = trainer.epoch, trainer.batch
-                else:
-                    bar.update(record.images)
-                    interval.append(record.loss)
-                    if record.step % 20 == 0:
-                        trainer.check()
-                        bar.set_postfix_str(f"loss {record.loss.item():.4f}", refresh=False)
-                    if record.batches // config.chckpt_num > (saved[1] // config.chckpt_num):
-                        mean = torch.stack(interval).mean().item()
-                        self._save(
-                            trainer,
-                            f"stage {index} epoch {record.epoch + 1}/{trainer.epochs} "
-                            f"step {record.step}/{record.steps}: loss {mean:.5f} over the last "
-                            f"{len(interval)} steps, lr {record.lr:.2e}, "
-                            f"{record.images_per_second:.0f} images/s; checkpoint",
-                        )
-                        interval, saved = [], (trainer.epoch, trainer.batch)
-                number = trainer.stop_asked(stop)
-                if number:
-                    if saved != (trainer.epoch, trainer.batch):
-                        self._save(trainer, "stopped by a signal; checkpoint")
-                    raise RunStopped(
-                        "stopped; go on with: python train.py --RESTART_DIRECTORY "
-                        f"{self.directory.path}",
-                        number,
-                    )
+    def _write_down(self, stage: _Progress, record: Record) -> None:
+        """Log what a step or an epoch came to, and save when it is time to."""
+        trainer, every = stage.trainer, self.config.chckpt_num
+        if isinstance(record, EpochRecord):
+            if record.best and self.main:
+                self.directory.save_best(record.stage, trainer.ema.unet.state_dict())
+            self._save(
+                stage,
+                f"stage {record.stage} epoch {record.epoch + 1}/{trainer.epochs}: loss "
+                f"{record.train_loss:.5f}, validation {record.valid_loss:.5f}"
+                f"{' (best, weights saved)' if record.best else ''}, {record.seconds:.1f} s",
+                show=True,
+            )
+            return
+        stage.bar.update(record.images)
+        stage.losses.append(record.loss)
+        if record.step % 20 == 0:
+            stage.bar.set_postfix_str(f"loss {record.loss.item():.4f}", refresh=False)
+        if record.batches // every > stage.saved[1] // every:
+            mean = torch.stack(stage.losses).mean().item()
+            self._save(
+                stage,
+                f"stage {record.stage} epoch {record.epoch + 1}/{trainer.epochs} "
+                f"step {record.step}/{record.steps}: loss {mean:.5f} over the last "
+                f"{len(stage.losses)} steps, lr {record.lr:.2e}, "
+                f"{record.images_per_second:.0f} images/s",
+            )
 
-    def _epoch_ended(self, trainer: StageTrainer, record: EpochRecord, bar: Any) -> None:
-        if record.best and self.main:
-            self.directory.save_best(record.stage, trainer.ema.unet.state_dict())
-        self.log(
-            f"stage {record.stage} epoch {record.epoch + 1}/{trainer.epochs}: loss "
-            f"{record.train_loss:.5f}, validation {record.valid_loss:.5f}"
-            f"{' (best, weights saved)' if record.best else ''}, {record.seconds:.1f} s; checkpoint"
-        )
-
-    def _save(self, trainer: StageTrainer, line: str) -> None:
+    def _save(self, stage: _Progress, line: str, show: bool = False) -> None:
+        """Write a checkpoint, and a line about it."""
+        trainer = stage.trainer
         tensors, state = trainer.state()
         if self.main:
-            self.directory.save_checkpoint(tensors, state)
-        if line:
-            self.log(line, show=False)
+            self.directory.save_checkpoint(trainer.index, tensors, state)
+        stage.saved, stage.losses = (trainer.epoch, trainer.batch), []
+        self.log(f"{line}; checkpoint", show)
 
     def _bar(self, total: int, name: str, unit: str, done: int = 0) -> Any:
         """A progress bar, on terminals only."""

@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM: noted, so that a training can finish its step and save before it ends."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+
+class RunStopped(RuntimeError):
+    """A training stopped by Ctrl-C or SIGTERM, its checkpoint written."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class StopSignal:
+    """Within it, Ctrl-C and SIGTERM are noted in ``number``, so that a step can be finished.
+
+    A second Ctrl-C interrupts at once. Outside the main thread signals stay as they are.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread
+                return self
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        self.number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()
