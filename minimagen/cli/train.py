@@ -9,9 +9,10 @@ from minimagen.training.resolve import resolve
 DESCRIPTION = """\
 Train a cascade of diffusion models that draws what a caption says.
 
-Makes training_<TIMESTAMP>/ with the configuration, the best weights, the latest checkpoint and
-training_progress.txt. A flag given here wins over the files of --PARAMETERS, these over what
---TESTING sets, and that over the defaults in brackets."""
+Makes training_<TIMESTAMP>/ with the configuration, the best weights, the latest checkpoints and
+training_progress.txt. On a CPU the stages train side by side and share its threads. A flag given
+here wins over the files of --PARAMETERS, these over what --TESTING sets, and that over the defaults
+in brackets."""
 
 
 def main(argv: list[str] | None = None) -> int:
