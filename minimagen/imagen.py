@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minimagen.augmentation import augment, random_levels
+from minimagen.augmentation import augment, level_weight, random_levels
 from minimagen.diffusion import (
     Denoiser,
     Parameterization,
@@ -50,6 +50,7 @@ class StageConfig:
     steps: int = 20  # of the sampler, at most the cascade's timesteps
     eta: float = 0.0  # noise that the DDIM sampler renews, 0 to 1
     aug_level: float = 0.1  # noise on the low-resolution picture when sampling, 0 to 1
+    aug_power: float = 2.0  # how much training prefers low levels, see augmentation.level_weight
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, dict):
@@ -80,6 +81,8 @@ class StageConfig:
         for name in ("eta", "aug_level"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"stage {name} is {getattr(self, name)}, it should be in [0, 1]")
+        if self.aug_power < 0:
+            raise ValueError(f"stage aug_power is {self.aug_power}, it should be at least 0")
         if not 0 < self.percentile <= 1:
             raise ValueError(f"stage percentile is {self.percentile}, it should be in (0, 1]")
 
@@ -205,9 +208,12 @@ class Stage(nn.Module):
         z = q_sample(x, draws.eps, alpha, sigma)
         condition = self._condition(pictures, draws.aug_level, draws.aug_noise)
         out = self.unet(z, draws.t, text, mask, draws.keep_text, *condition)
-        return diffusion_loss(
+        loss = diffusion_loss(
             self.config.parameterization, out, x, draws.eps, alpha, sigma, self.config.weighting
         )
+        if self.lowres_side is None:
+            return loss
+        return loss * level_weight(draws.aug_level, self.config.aug_power)
 
     def _condition(self, pictures: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         """What the U-Net is told of the low-resolution picture, in training and sampling alike.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.integrate
 import torch
 from scipy.stats import kstest
 
-from minimagen.augmentation import augment, random_levels
+from minimagen.augmentation import augment, level_weight, random_levels
 from minimagen.schedules import NoiseSchedule
 
 SCHEDULE = NoiseSchedule("cosine")
@@ -105,3 +106,14 @@ def test_wrong_levels_are_refused():
         augment(x, torch.tensor([0.2]), noise_like(x), SCHEDULE)
     with pytest.raises(ValueError, match=r"levels must lie in \[0, 1\], got 0.2 to 1.5"):
         augment(x, torch.tensor([0.2, 1.5, 0.5, 0.5]), noise_like(x), SCHEDULE)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0, 3.5])
+def test_level_weights_have_mean_1_and_spare_high_levels(power):
+    """The mean by scipy's quadrature; without a power all levels count alike."""
+    mean, _ = scipy.integrate.quad(
+        lambda level: level_weight(torch.tensor([level], dtype=torch.float64), power).item(), 0, 1
+    )
+    assert mean == pytest.approx(1, abs=1e-6)
+    low, high, last = level_weight(torch.tensor([0.1, 0.9, 1.0]), power).tolist()
+    assert (low > high and last == 0) if power else low == high == last == 1

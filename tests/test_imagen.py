@@ -216,6 +216,16 @@ def test_loss_of_a_perfect_prediction_is_zero(
         torch.testing.assert_close(loss, torch.ones(3), atol=1e-4, rtol=0)
 
 
+def test_a_loss_of_super_resolution_is_weighted_by_its_level() -> None:
+    """(p + 1) (1 - level)^p times the loss that power 0 leaves as it is."""
+    plain, weighted = super_stage(aug_power=0.0), super_stage(aug_power=3.0)
+    draws = plain.draw(3, 0.0, torch.Generator().manual_seed(0))
+    draws = draws._replace(aug_level=torch.tensor([0.0, 0.5, 0.9]))
+    pictures = randn(3, 3, 8, 8)
+    ratio = weighted(pictures, TEXT, MASK, draws) / plain(pictures, TEXT, MASK, draws)
+    torch.testing.assert_close(ratio, torch.tensor([4.0, 0.5, 0.004]), atol=1e-5, rtol=1e-4)
+
+
 def test_a_loss_belongs_to_one_picture() -> None:
     """Another picture, caption, level or noise beside it changes nothing."""
     stage = super_stage()
@@ -603,6 +613,7 @@ TOP = StageConfig(side=16)
         ("eta", -0.1),
         ("eta", float("nan")),
         ("aug_level", 1.1),
+        ("aug_power", -1.0),
     ],
 )
 def test_stage_config_errors_name_the_culprit_in_one_line(field: str, value: object) -> None:

@@ -38,7 +38,7 @@ DEFAULTS: dict[str, object] = {  # of the five-minute job, unless --PARAMETERS o
     "num_images": 10_000,
     "valid_num": 250,
     "batch_size": (32, 16),
-    "epochs": (6, 5),
+    "epochs": (7, 3),
 }
 SAMPLING = ("guidance_weight", "sampler", "sampling_steps", "aug_level")
 DRAWING = ("captions", "images_per_caption", *SAMPLING, "all_stages")  # flags of inference.py alone
