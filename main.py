@@ -1,4 +1,4 @@
-"""Train a small cascade and draw with it: ``python main.py``, about five minutes on two cores."""
+"""Train a small cascade and draw with it: ``python main.py``, a few minutes on two cores."""
 
 from minimagen.cli.main import main
 

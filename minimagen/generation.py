@@ -42,7 +42,7 @@ class GenerationConfig:
     """
 
     training_directory: str | None = flag(
-        None, "pictures", "training directory with the model", "d"
+        None, "pictures", "training directory with the model, or the name of a shipped one", "d"
     )
     captions: str | None = flag(
         None, "pictures", "a caption, or a path to a .txt with one per line (captions.txt)", "c"

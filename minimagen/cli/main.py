@@ -27,13 +27,15 @@ from minimagen.training.resolve import architecture, resolve
 
 DESCRIPTION = """\
 Train a small cascade on captioned shapes and draw captions with it: train.py and inference.py in
-sequence. Without flags it is done in about five minutes on two CPU cores, without a network.
+sequence. Without flags it is done in three to five minutes on two CPU cores, without a network.
 
 Leaves training_<TIMESTAMP>/ and generated_images_<TIMESTAMP>/, see these scripts' --help. Then it
 draws captions with combinations of colour and shape that training never saw, and prints the share
 of pictures that show what their captions say: caption fidelity."""
 
-DEFAULTS: dict[str, object] = {  # of the five-minute job, unless --PARAMETERS or --TESTING is given
+DEFAULTS: dict[
+    str, object
+] = {  # of the job of a few minutes, unless --PARAMETERS or --TESTING is given
     "dataset": "shapes-minimal",
     "num_images": 10_000,
     "valid_num": 250,

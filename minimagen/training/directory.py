@@ -32,6 +32,8 @@ from minimagen.imagen import ImagenConfig
 from minimagen.training.config import from_json, read_flags
 from minimagen.unet import UnetConfig
 
+PRETRAINED = Path(__file__).parents[1] / "pretrained"  # shipped models, each a training directory
+
 
 def timestamped_directory(output: Path | str, prefix: str) -> Path:
     """Make ``output/prefix_<YYYYMMDD_HHMMSS>`` and return it.
@@ -137,10 +139,19 @@ class TrainingDirectory:
 
     @classmethod
     def open(cls, path: Path | str) -> TrainingDirectory:
-        """One that is there. Raises ValueError, naming it, when it is no training directory."""
+        """One that is there, or a shipped one by its name.
+
+        Raises ValueError, naming it, when it is no training directory.
+        """
         directory = cls(Path(path).resolve())
+        if not directory.path.exists() and Path(path).name == str(path):
+            directory = cls(PRETRAINED / Path(path))
         if not directory.parameters.is_dir():
-            raise ValueError(f"{path} is no training directory: it has no parameters/ within")
+            names = sorted(found.parent.name for found in PRETRAINED.glob("*/parameters"))
+            raise ValueError(
+                f"{path} is no training directory: it has no parameters/ within; "
+                f"shipped by name: {', '.join(names) or 'none'}"
+            )
         files = sorted(directory.parameters.glob("imagen_params_*.json"))
         if files:  # it may have been renamed
             directory.timestamp = files[0].stem.removeprefix("imagen_params_")
@@ -238,7 +249,12 @@ def save_tensors(
     """Write a safetensors file in one piece or not at all; ``state`` goes into it as JSON."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt", "state": json.dumps(state or {})}
-    atomic_write(path, lambda aside: save_file(ready, aside, metadata))
+
+    def write(aside: Path) -> None:
+        save_file(ready, aside, metadata)
+        aside.chmod(0o644)  # save_file makes one that nobody else may read
+
+    atomic_write(path, write)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:

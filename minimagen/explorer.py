@@ -1,0 +1,276 @@
+"""What the notebooks show: figures with alt text, and sliders that draw them anew.
+
+    show(figure, "alt text")                            a matplotlib figure, as a small PNG
+    show_pictures(pictures, titles, alt="...")          pictures (N, 3, H, W) side by side
+    explore(draw, alt, t=(0.0, 1.0, 0.05, 0.3))         ``draw(t=0.3)``, and a slider for t
+
+The picture of ``explore`` is an ordinary output of the cell, which a slider replaces. So it is
+there on a page without a kernel too, and the widgets themselves need not be saved.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import DisplayHandle, display
+from IPython.display import Image as DisplayImage
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from minimagen.augmentation import augment
+from minimagen.diffusion import q_sample
+from minimagen.generation import draw as draw_pictures
+from minimagen.guidance import Threshold
+from minimagen.imagen import Imagen, Stage, resize
+from minimagen.samplers import NoiseSource
+from minimagen.schedules import NoiseSchedule
+from minimagen.text import EmbeddingCache
+
+DPI = 80
+COLOURS_IN_PNG = 128  # a palette: a third of the bytes, and nobody sees the difference
+
+# A slider's (lowest, highest, step, first) value, whole numbers for whole numbers; a text; or a
+# list to choose from, its first entry first.
+Control = tuple[float, float, float, float] | str | list[Any]
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure as a PNG; the figure is closed."""
+    raw, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(raw, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    image = Image.open(raw).convert("RGB").quantize(COLOURS_IN_PNG, dither=Image.Dither.NONE)
+    image.save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+def _bundle(figure: Figure, alt: str) -> dict[str, Any]:
+    """What ``display(..., raw=True)`` shows: the PNG and, for those who cannot see it, the text."""
+    data, metadata = DisplayImage(_png(figure), format="png", alt=alt)._repr_mimebundle_()
+    return {"data": data | {"text/plain": alt}, "metadata": metadata}
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a matplotlib figure, and close it. alt: what it shows, in a sentence."""
+    bundle = _bundle(figure, alt)
+    display(bundle["data"], metadata=bundle["metadata"], raw=True)
+
+
+def picture_grid(
+    pictures: Tensor | Sequence[Tensor],
+    titles: Sequence[str] | None = None,
+    columns: int = 8,
+    size: float = 1.3,
+    title: str | None = None,
+) -> Figure:
+    """A figure of pictures (3, H, W), or (1, H, W), in [-1, 1], in rows of ``columns``.
+
+    titles: one for each picture, set below it; size: of a picture in inches; title: of the figure
+
+    Raises ValueError when there are no pictures, or not one title for each.
+    """
+    if len(pictures) == 0 or (titles is not None and len(titles) != len(pictures)):
+        raise ValueError(
+            f"there are {len(pictures)} pictures and "
+            f"{'no' if titles is None else len(titles)} titles, each picture needs one"
+        )
+    if titles is not None:
+        width = int(14 * size)  # letters of 8 points
+        titles = ["\n".join(textwrap.fill(line, width) for line in t.split("\n")) for t in titles]
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    room = 1.0 if titles is None else 1.25 + 0.12 * max(text.count("\n") for text in titles)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size * columns, size * rows * room), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        image = (picture.detach().float().cpu().clamp(-1, 1) + 1) / 2  # (C, H, W) in [0, 1]
+        if len(image) == 1:
+            image = image.expand(3, -1, -1)
+        axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")  # (H, W, 3)
+        if titles is not None:
+            axis.text(
+                0.5, -0.04, titles[i], transform=axis.transAxes, ha="center", va="top", fontsize=8
+            )
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def show_pictures(
+    pictures: Tensor | Sequence[Tensor],
+    titles: Sequence[str] | None = None,
+    columns: int = 8,
+    size: float = 1.3,
+    title: str | None = None,
+    *,
+    alt: str,
+) -> None:
+    """Display ``picture_grid`` of these."""
+    show(picture_grid(pictures, titles, columns, size, title), alt)
+
+
+# --- controls -------------------------------------------------------------------------------------
+
+
+def _widget(name: str, control: Control) -> Any:
+    label: dict[str, Any] = {
+        "description": name.replace("_", " "),
+        "style": {"description_width": "initial"},
+        "continuous_update": False,  # draw when the slider rests
+    }
+    if isinstance(control, str):
+        layout = ipywidgets.Layout(width="30em")
+        return ipywidgets.Text(value=control, layout=layout, **label)
+    if isinstance(control, list):
+        del label["continuous_update"]
+        return ipywidgets.Dropdown(options=control, value=control[0], **label)
+    low, high, step, first = control
+    whole = all(isinstance(number, int) for number in control)
+    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+    return kind(value=first, min=low, max=high, step=step, **label)
+
+
+def explore(draw: Callable[..., Figure], alt: str, **controls: Control) -> ipywidgets.VBox:
+    """Show ``draw(**values)`` and, above it, a control for each value; moving one draws anew.
+
+    draw: returns a figure; what it raises as ValueError is shown instead of the picture
+    alt: what the picture shows, in a sentence
+    controls: per argument of ``draw``, see ``Control``
+
+    Returns the controls, so that a test can move them.
+    """
+    widgets = {name: _widget(name, control) for name, control in controls.items()}
+    problem = ipywidgets.Label()
+    box = ipywidgets.VBox([*widgets.values(), problem])
+    # The widget alone, without a text in its place: where there is no kernel, there is no control.
+    view = "application/vnd.jupyter.widget-view+json"
+    display({view: box._repr_mimebundle_()[view]}, raw=True)
+
+    def bundle() -> dict[str, Any]:
+        return _bundle(draw(**{name: widget.value for name, widget in widgets.items()}), alt)
+
+    first = bundle()
+    handle = display(first["data"], metadata=first["metadata"], raw=True, display_id=True)
+
+    def again(_: object) -> None:
+        try:
+            new = bundle()
+        except ValueError as error:
+            problem.value = str(error)
+            return
+        problem.value = ""
+        if isinstance(handle, DisplayHandle):
+            handle.update(new["data"], metadata=new["metadata"], raw=True)
+
+    for widget in widgets.values():
+        widget.observe(again, names="value")
+    return box
+
+
+def explore_forward_process(
+    picture: Tensor, schedules: dict[str, NoiseSchedule]
+) -> ipywidgets.VBox:
+    """z_t of a picture (3, H, W) in [-1, 1], by time and schedule (lesson 01)."""
+    eps = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
+
+    def draw(t: float, schedule: str) -> Figure:
+        alpha, sigma = schedules[schedule].alpha_sigma(torch.tensor(t))
+        z = q_sample(picture, eps, alpha, sigma)
+        titles = ["x", f"z at t = {t:.2f}\nalpha {alpha:.2f}, sigma {sigma:.2f}", "eps"]
+        return picture_grid([picture, z, eps], titles, size=2)
+
+    return explore(
+        draw,
+        "a clean picture, the same with noise at time t, and the noise alone",
+        t=(0.0, 1.0, 0.02, 0.4),
+        schedule=list(schedules),
+    )
+
+
+def explore_guidance(
+    imagen: Imagen, encode: EmbeddingCache, caption: str, seed: int = 0
+) -> ipywidgets.VBox:
+    """What the base stage draws, by guidance weight, threshold and percentile (lesson 06)."""
+    stage = copy.deepcopy(imagen.stages[0])  # whose settings are changed here, and not the caller's
+    shape = (3, stage.config.side, stage.config.side)
+    text, mask = encode([caption])
+
+    def draw(guidance_weight: float, threshold: Threshold, percentile: float) -> Figure:
+        stage.config = replace(
+            stage.config,
+            guidance_weight=guidance_weight,
+            threshold=threshold,
+            percentile=percentile,
+        )
+        noise = NoiseSource([seed], shape)
+        *_, picture = stage.sample(text, mask, noise, imagen.config.timesteps)
+        return picture_grid(picture, [f"w = {guidance_weight:g}, {threshold}"], size=2.5)
+
+    return explore(
+        draw,
+        f"{caption}, drawn with the chosen guidance weight, threshold and percentile",
+        guidance_weight=(1.0, 15.0, 0.5, 3.0),
+        threshold=["dynamic", "static", "none"],
+        percentile=(0.5, 1.0, 0.01, 0.95),
+    )
+
+
+def explore_augmentation(
+    imagen: Imagen, encode: EmbeddingCache, caption: str, lowres: Tensor, seed: int = 0
+) -> ipywidgets.VBox:
+    """One low-resolution picture (3, h, h), noised to a level, and enlarged (lesson 05)."""
+    stage = copy.deepcopy(imagen.stages[1])
+    side = stage.config.side
+    text, mask = encode([caption])
+
+    def draw(level: float) -> Figure:
+        stage.config = replace(stage.config, aug_level=level)
+        noise = NoiseSource([seed], (3, side, side))
+        *_, picture = stage.sample(text, mask, noise, imagen.config.timesteps, lowres[None])
+        # its second draw is the noise of the condition, see Stage.sample
+        again = NoiseSource([seed], (3, side, side))
+        again()
+        levels, schedule = torch.tensor([level]), stage.config.schedule
+        condition = augment(resize(lowres[None], side), levels, again(), schedule)
+        titles = ["low resolution", f"with noise, level {level:.2f}", "enlarged"]
+        return picture_grid([lowres, condition[0], picture[0]], titles, size=2)
+
+    return explore(
+        draw,
+        f"{caption}: a small picture, the same with noise, and what the second stage makes of it",
+        level=(0.0, 1.0, 0.05, 0.1),
+    )
+
+
+def explore_captions(
+    imagen: Imagen, encode: EmbeddingCache, caption: str, seed: int = 0
+) -> ipywidgets.VBox:
+    """Type a caption and see it drawn by every stage (lessons 00 and 07)."""
+
+    def draw(caption: str, seed: int, guidance_weight: float) -> Figure:
+        own = copy.deepcopy(imagen)
+        base = cast(Stage, own.stages[0])
+        base.config = replace(base.config, guidance_weight=guidance_weight)
+        pictures = [batch[0] for batch in draw_pictures(own, encode, [caption], [seed])]
+        titles = [f"stage {i}: {picture.shape[-1]} pixels" for i, picture in enumerate(pictures)]
+        return picture_grid(pictures, titles, size=2.5, title=caption)
+
+    return explore(
+        draw,
+        "what each stage of the cascade draws for the caption",
+        caption=caption,
+        seed=(0, 99, 1, seed),
+        guidance_weight=(1.0, 10.0, 0.5, imagen.config.stages[0].guidance_weight),
+    )

@@ -1,0 +1,64 @@
+"""The shipped checkpoint: a training directory, taken by its name, that draws what is said."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from minimagen.data.shapes import FULL, ShapesDataset
+from minimagen.evaluation import caption_fidelity
+from minimagen.generation import GenerationConfig, draw, load, load_imagen
+from minimagen.text import EmbeddingCache, load_text_encoder
+from minimagen.training.directory import PRETRAINED, TrainingDirectory
+
+SHAPES = PRETRAINED / "shapes"
+
+
+def test_the_shipped_model_draws_held_out_captions() -> None:
+    """At least 0.95 exact match of its 64-pixel pictures, on captions of no training picture."""
+    captions = ShapesDataset(FULL, 60, 16, seed=4321, held_out=True).captions
+    imagen = load_imagen("shapes")
+    encode = EmbeddingCache(load_text_encoder(imagen.config.text_encoder))
+    pictures = draw(imagen, encode, captions, range(60))[-1]
+    assert pictures.shape == (60, 3, 64, 64)
+    fidelity = caption_fidelity(pictures, captions)
+    assert fidelity.exact_match >= 0.95, fidelity
+    shuffled = caption_fidelity(pictures, [*captions[1:], captions[0]])
+    assert shuffled.exact_match < 0.2
+
+
+def test_a_shipped_model_is_found_by_its_name_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless a directory of that name is there: then this is meant."""
+    monkeypatch.chdir(tmp_path)
+    assert load(GenerationConfig(training_directory="shapes")).source == SHAPES
+    (tmp_path / "shapes" / "parameters").mkdir(parents=True)
+    assert TrainingDirectory.open("shapes").path == tmp_path / "shapes"
+
+
+def test_an_unknown_name_is_told_what_there_is() -> None:
+    """One line, with the names of the shipped models."""
+    with pytest.raises(ValueError, match=r"no training directory.*shipped by name: shapes$"):
+        TrainingDirectory.open("circles")
+
+
+def test_it_is_a_whole_and_small_training_directory() -> None:
+    """Configuration, weights, log, card and curve, in at most 12 MB."""
+    files = [path for path in SHAPES.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 12e6
+    assert {path.name for path in files} >= {"README.md", "training_progress.txt", "curve.png"}
+    assert len(list((SHAPES / "state_dicts").glob("*.safetensors"))) == 2
+
+
+def test_its_card_has_the_command_that_its_parameters_came_from() -> None:
+    """Each flag of the command stands in training_parameters with the same value."""
+    card = (SHAPES / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^    python main.py (.*)$", card, re.MULTILINE)
+    (saved,) = (SHAPES / "parameters").glob("training_parameters_*.txt")
+    lines = saved.read_text(encoding="utf-8").splitlines()
+    flags = re.findall(r"(--\w+) (\S+)", command)
+    assert len(flags) == 5
+    assert {f"{name}={value}" for name, value in flags} <= set(lines)
