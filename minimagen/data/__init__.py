@@ -9,7 +9,7 @@ from minimagen.data.shapes import WORLDS, ShapesDataset
 if TYPE_CHECKING:
     from minimagen.data.real import RealDataset
 
-DEFAULT_LENGTH = 10_000  # scenes of a shapes world, where no number is given
+DEFAULT_LENGTH = 30_000  # scenes of a shapes world, where no number is given
 
 
 def make_dataset(

@@ -65,7 +65,7 @@ class TrainConfig:
         ".cache", "data", "where embeddings of captions are kept for the next training, or none"
     )
     epochs: tuple[int, ...] = flag(
-        (10,), "training", "times through the data; a list: per stage", "e"
+        (8,), "training", "times through the data; a list: per stage", "e"
     )
     batch_size: tuple[int, ...] = flag(
         (32,), "training", "pictures in a batch; a list: per stage", "b"
