@@ -36,7 +36,7 @@ from minimagen.schedules import NoiseSchedule
 from minimagen.text import EmbeddingCache
 
 DPI = 80
-COLOURS_IN_PNG = 128  # a palette: a third of the bytes, and nobody sees the difference
+COLOURS_IN_PNG = 256  # a palette: a third of the bytes, and hardly any difference to be seen
 
 # A slider's (lowest, highest, step, first) value, whole numbers for whole numbers; a text; or a
 # list to choose from, its first entry first.

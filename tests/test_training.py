@@ -356,6 +356,13 @@ def test_shipped_example_of_parameters_is_sound() -> None:
     assert model.flags and not {name.upper() for name in TESTING} & set(model.flags)
 
 
+def test_one_number_is_for_all_stages() -> None:
+    """From Python as on the command line: 3, "3" and (3,) say the same."""
+    for given in (3, "3", (3,), [3]):
+        assert resolve(epochs=given).epochs == (3,)
+    assert resolve(optim_lr=1e-3).per_stage("optim_lr", 2) == (1e-3, 1e-3)
+
+
 # --- the loop -------------------------------------------------------------------------------------
 
 

@@ -231,19 +231,23 @@ def to_text(value: object) -> str:
 def parse_flag(config: type, name: str, value: object) -> object:
     """The value of field ``name`` of a configuration, from text; other than text passes through.
 
+    One number for a field that has one per stage is the same for all stages.
+
     Raises ValueError, naming the flag and what would be right.
     """
     hints = get_type_hints(config)
     if name not in hints:
         raise ValueError(f"{flag_name(name)} is not a flag, --help lists them")
-    if not isinstance(value, str):
-        return tuple(value) if isinstance(value, list) else value
     choices = [kind for kind in get_args(hints[name]) if kind is not type(None)]
     optional = type(None) in get_args(hints[name])
-    if optional and value.lower() == "none":
+    if optional and isinstance(value, str) and value.lower() == "none":
         return None
     origin = get_origin(hints[name])
     kind = choices[0] if origin in (Union, types.UnionType) else hints[name]
+    if not isinstance(value, str):
+        if get_origin(kind) is tuple and isinstance(value, int | float):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
     if origin is Literal or kind is str:
         return value
     try:
