@@ -48,7 +48,8 @@ def _png(figure: Figure) -> bytes:
     raw, small = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
     plt.close(figure)
-    image = Image.open(raw).convert("RGB").quantize(COLOURS_IN_PNG, dither=Image.Dither.NONE)
+    image = Image.open(raw).convert("RGB")
+    image = image.quantize(COLOURS_IN_PNG, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     image.save(small, format="png", optimize=True)
     return small.getvalue()
 
@@ -84,7 +85,7 @@ def picture_grid(
             f"{'no' if titles is None else len(titles)} titles, each picture needs one"
         )
     if titles is not None:
-        width = int(14 * size)  # letters of 8 points
+        width = int(12 * size)  # letters of 8 points
         titles = ["\n".join(textwrap.fill(line, width) for line in t.split("\n")) for t in titles]
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
@@ -242,8 +243,9 @@ def explore_augmentation(
         # its second draw is the noise of the condition, see Stage.sample
         again = NoiseSource([seed], (3, side, side))
         again()
+        small = resize(lowres[None], cast(int, stage.lowres_side))
         levels, schedule = torch.tensor([level]), stage.config.schedule
-        condition = augment(resize(lowres[None], side), levels, again(), schedule)
+        condition = augment(resize(small, side), levels, again(), schedule)
         titles = ["low resolution", f"with noise, level {level:.2f}", "enlarged"]
         return picture_grid([lowres, condition[0], picture[0]], titles, size=2)
 
