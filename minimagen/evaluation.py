@@ -54,7 +54,7 @@ MIN_OVERLAP = {
     "heart": 0.94,
 }
 MAX_ERROR_RATIO = 0.65  # of the best shape's misfit to the second best's: above, it is in between
-MIN_AREA = 0.006  # share of the picture that makes an object; the smallest star has 0.026
+MIN_AREA = 0.006  # share of the picture that makes an object; the smallest star has 0.034
 SOLID = 0.7  # coverage from which a pixel is part of an object
 
 

@@ -306,7 +306,7 @@ FLOORS: tuple[set[str], ...] = (
     {"imagen"},
     {"training", "evaluation"},
     {"generation"},
-    {"cli", "explorer", "checks"},
+    {"cli", "explorer"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -174,6 +174,8 @@ def test_training_leaves_the_files_of_the_contract(
     imagen = Imagen(model.imagen, model.unets)
     for index, stage in enumerate(imagen.stages):
         stage.unet.load_state_dict(directory.load_best(index))
+        whitening = stage.unet.whitening.matrix  # fitted to the captions, and saved
+        assert not torch.equal(whitening, torch.eye(len(whitening)))
 
 
 def test_two_directories_in_one_second_do_not_collide(

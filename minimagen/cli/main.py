@@ -33,9 +33,7 @@ Leaves training_<TIMESTAMP>/ and generated_images_<TIMESTAMP>/, see these script
 draws captions with combinations of colour and shape that training never saw, and prints the share
 of pictures that show what their captions say: caption fidelity."""
 
-DEFAULTS: dict[
-    str, object
-] = {  # of the job of a few minutes, unless --PARAMETERS or --TESTING is given
+DEFAULTS: dict[str, object] = {  # unless --PARAMETERS or --TESTING is given
     "dataset": "shapes-minimal",
     "num_images": 10_000,
     "valid_num": 250,
