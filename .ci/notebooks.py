@@ -2,17 +2,21 @@
 
     python .ci/notebooks.py run notebooks/01_forward_diffusion.ipynb ...   run in place, and clean
     python .ci/notebooks.py clean notebooks/*.ipynb                        clean only
+    python .ci/notebooks.py exercises                                      out of the solutions
     python .ci/notebooks.py address                                        the repository's address
 
 ``run`` executes from the first cell to the last in a fresh kernel and keeps the outputs. ``clean``
 takes out what does not belong into a repository: the state of widgets, times, and what else
-depends on who ran it. ``address`` writes the repository's address, which stands in pyproject.toml,
-into every badge and every cell that installs the course on Colab.
+depends on who ran it. ``exercises`` makes the notebooks in exercises/ from those in solutions/:
+what stands between ### BEGIN SOLUTION and ### END SOLUTION becomes a stub (by ClearSolutions of
+nbgrader), and outputs go. ``address`` writes the repository's address, which stands in
+pyproject.toml, into every badge and every cell that installs the course on Colab.
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,6 +68,22 @@ def run(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
+def exercises(folder: Path) -> None:
+    """Write the notebooks of solutions/ into a folder, without their solutions and outputs."""
+    solutions = sorted((ROOT / "solutions").glob("*.ipynb"))
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--log-level=WARN"]
+    command += ["--to", "notebook"]
+    command += ["--NotebookExporter.preprocessors=nbgrader.preprocessors.ClearSolutions"]
+    command += ["--ClearSolutions.enforce_metadata=False", "--ClearOutputPreprocessor.enabled=True"]
+    subprocess.run([*command, "--output-dir", folder, *solutions], check=True)
+    for path in (folder / solution.name for solution in solutions):
+        notebook = nbformat.read(path, as_version=4)
+        clean(notebook)
+        for cell in notebook.cells:  # the badge opens the notebook that it stands in
+            cell.source = cell.source.replace("/blob/main/solutions/", "/blob/main/exercises/")
+        nbformat.write(notebook, path)
+
+
 def repository() -> str:
     """``owner/name`` of the repository, from pyproject.toml."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -95,6 +115,8 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["address"]:
             address()
+        case ["exercises", *folder] if len(folder) < 2:
+            exercises(Path(*folder) if folder else ROOT / "exercises")
         case ["run" | "clean" as what, *names] if names:
             for path in map(Path, names):
                 if what == "run":

@@ -306,7 +306,7 @@ FLOORS: tuple[set[str], ...] = (
     {"imagen"},
     {"training", "evaluation"},
     {"generation"},
-    {"cli", "explorer"},
+    {"cli", "explorer", "checks"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,0 +1,149 @@
+"""A real JupyterLab in a real browser: a lesson runs there, and its slider changes the picture.
+
+Needs Chromium or Chrome and Playwright (for Python, without the browsers that it would download).
+All servers listen on the loopback interface alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LESSONS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("00_start_here", "07_cascade")]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight are there too
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+SECONDS = 400  # for a lesson to run, at most
+ERRORS = (
+    "[data-mime-type='application/vnd.jupyter.error'], "
+    "[data-mime-type='application/vnd.jupyter.stderr']"
+)
+ALL_RUN = """errors => document.querySelector(errors) !== null
+    || [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')]
+        .every(prompt => /^\\[\\d+\\]:$/.test(prompt.innerText.trim()))"""
+
+
+@pytest.fixture
+def browser() -> str:
+    """The path of a browser that is installed."""
+    pytest.importorskip("playwright", reason="the package playwright is not installed")
+    found = next(filter(None, map(shutil.which, BROWSERS)), str(MAC) if MAC.exists() else None)
+    if found is None:
+        pytest.skip("no Chromium and no Chrome is installed")
+    return found
+
+
+@pytest.fixture
+def lesson(tmp_path: Path) -> Path:
+    """A copy of the first lesson with an explorer, without outputs, alone in a folder."""
+    with_explorer = [p for p in LESSONS if p.is_file() and "explore" in p.read_text("utf-8")]
+    if not with_explorer:
+        pytest.skip("there is no lesson with an explorer")
+    notebook = nbformat.read(with_explorer[0], as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    (tmp_path / "lessons").mkdir()
+    nbformat.write(notebook, tmp_path / "lessons" / "lesson.ipynb")
+    return tmp_path / "lessons" / "lesson.ipynb"
+
+
+@pytest.fixture
+def lab(lesson: Path, tmp_path: Path) -> Iterator[str]:
+    """A running `jupyter lab` with settings of its own; the address of the lesson in it."""
+    for name, settings in SETTINGS.items():
+        path = tmp_path / "config/lab/user-settings/@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(settings), encoding="utf-8")
+    environment = os.environ | {
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "JUPYTER_DATA_DIR": str(tmp_path / "data"),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [f"--ServerApp.root_dir={lesson.parent}", "--ServerApp.ip=127.0.0.1"]
+    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    command += [f"--IdentityProvider.token={token}"]
+    with (tmp_path / "log.txt").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        status = f"http://127.0.0.1:{port}/api/status?token={token}"
+        deadline = time.monotonic() + 60
+        while not _answers(status):
+            text = (tmp_path / "log.txt").read_text(encoding="utf-8", errors="replace")
+            assert server.poll() is None and time.monotonic() < deadline, text
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/lab/tree/{lesson.name}?token={token}"
+    finally:
+        server.terminate()  # it ends its kernels
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _answers(address: str) -> bool:
+    with contextlib.suppress(urllib.error.URLError, OSError):
+        return urllib.request.urlopen(address, timeout=5).status == 200
+    return False
+
+
+def test_a_slider_in_jupyterlab_changes_the_picture(browser: str, lab: str) -> None:
+    """Run All Cells in the menu, no error anywhere; dragging a slider draws another picture."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(60_000)
+        page.route(lambda url: "//127.0.0.1:" not in url, lambda route: route.abort())
+        page.goto(lab)
+        page.get_by_text("| Idle").wait_for()  # the kernel, in the status bar
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.locator("[data-command='runmenu:run-all']").click()
+        page.wait_for_function(ALL_RUN, arg=ERRORS, timeout=1000 * SECONDS)
+        assert page.locator(ERRORS).all_inner_texts() == []
+
+        output = page.locator(".jp-OutputArea").filter(has=page.locator(".widget-slider")).last
+        picture, slider = output.locator("img").first, output.locator(".noUi-base").last
+        before = picture.get_attribute("src")
+        assert before is not None and before.startswith("data:image/png;base64,")
+        slider.scroll_into_view_if_needed()
+        box, handle = slider.bounding_box(), output.locator(".noUi-handle").last.bounding_box()
+        assert box is not None and handle is not None
+        page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2, steps=5)
+        page.mouse.up()
+        page.wait_for_function(
+            "([image, before]) => image.isConnected && image.src !== before || !image.isConnected",
+            arg=[picture.element_handle(), before],
+        )
+        after = picture.get_attribute("src")
+        assert after is not None and after.startswith("data:image/png;base64,")
+        assert after != before
+        chromium.close()

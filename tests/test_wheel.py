@@ -1,0 +1,130 @@
+"""The wheel: it holds all that the course needs, and notebooks run with it anywhere.
+
+Takes about as long as the notebook that is run, and ten seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell
+
+ROOT = Path(__file__).parents[1]
+PRETRAINED = ROOT / "minimagen" / "pretrained"
+NOTEBOOK = ROOT / "notebooks" / "00_start_here.ipynb"
+
+
+def run(*command: str | Path, cwd: Path, seconds: int = 600) -> str:
+    """The output of a command that must succeed, without this environment's paths and caches."""
+    own = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=seconds,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the sources: building writes into the folder that it builds from."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "minimagen", copy / "minimagen", ignore=ignore)
+    build = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation"]
+    run(*build, "--wheel-dir", "built", cwd=copy)
+    (built,) = (copy / "built").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a fresh environment with the wheel, which finds the dependencies where they are now."""
+    home = tmp_path_factory.mktemp("environment")
+    venv.create(home)
+    scripts, site = (_path_in(home, name) for name in ("scripts", "purelib"))
+    interpreter = scripts / ("python.exe" if os.name == "nt" else "python")
+    pip = [sys.executable, "-m", "pip", "--python", interpreter]
+    run(*pip, "install", "--quiet", "--no-deps", wheel, cwd=home)
+    # Lines of a .pth file in the new environment are paths; .pth files in those are not read, so
+    # that the editable install of this repository, if there is one, stays behind.
+    here = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (site / "dependencies.pth").write_text("\n".join(here), encoding="utf-8")
+    return interpreter
+
+
+def _path_in(home: Path, name: str) -> Path:
+    """Where a virtual environment has its scripts or packages."""
+    known = "venv" in sysconfig.get_scheme_names()  # since Python 3.11
+    scheme = "venv" if known else sysconfig.get_preferred_scheme("prefix")
+    return Path(sysconfig.get_path(name, scheme, {"base": str(home), "platbase": str(home)}))
+
+
+def test_wheel_holds_every_module_and_every_shipped_file(wheel: Path) -> None:
+    """Modules, py.typed, and whatever lies in pretrained/; nothing of the tests."""
+    sources = [*(ROOT / "minimagen").rglob("*.py"), *PRETRAINED.rglob("*")]
+    expected = {path.relative_to(ROOT).as_posix() for path in sources if path.is_file()}
+    expected = {name for name in expected if "__pycache__" not in name} | {"minimagen/py.typed"}
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+
+
+def test_wheel_is_small_enough_to_install_for_a_lesson(wheel: Path) -> None:
+    """What is shipped takes at most 12 MB, as do all files of the wheel together."""
+    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*") if path.is_file()) < 12e6
+    assert wheel.stat().st_size < 13e6
+
+
+def test_installed_package_is_the_one_of_the_wheel(python: Path, tmp_path: Path) -> None:
+    """From an empty directory, the package and its text encoder come out of the environment."""
+    code = (
+        "import minimagen, torch; from minimagen.text import load_text_encoder\n"
+        "load_text_encoder('t5_tiny').encode(['a red circle'])\n"
+        "print(minimagen.__file__)"
+    )
+    found = Path(run(python, "-c", code, cwd=tmp_path).strip()).resolve()
+    assert found.is_relative_to(python.parents[1].resolve())
+    assert not found.is_relative_to(ROOT)
+
+
+@pytest.mark.skipif(not NOTEBOOK.is_file(), reason=f"there is no {NOTEBOOK.name}")
+def test_a_lesson_runs_from_the_wheel_in_an_empty_directory(python: Path, tmp_path: Path) -> None:
+    """Strict nbval passes outside the repository, with the wheel's package and nothing beside."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    check = (
+        "from pathlib import Path\n"
+        "import minimagen\n"
+        f"home, here = Path({str(python.parents[1])!r}), Path({str(tmp_path)!r})\n"
+        "assert home.resolve() in Path(minimagen.__file__).resolve().parents\n"
+        "assert here.resolve() == Path.cwd().resolve()"
+    )
+    count = 1 + sum(cell.cell_type == "code" for cell in notebook.cells)
+    notebook.cells.append(new_code_cell(check, execution_count=count))
+    nbformat.write(notebook, tmp_path / NOTEBOOK.name)
+    sanitize = f"--nbval-sanitize-with={ROOT / 'tests' / 'sanitize.cfg'}"
+    options = ["-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", "-q", "--color=no"]
+    nbval = ["--nbval", "--nbval-current-env", sanitize, NOTEBOOK.name]
+    out = run(python, "-m", "pytest", *options, *nbval, cwd=tmp_path)
+    assert re.search(rf"^{count} passed", out, re.M), out
+    assert [path.name for path in tmp_path.iterdir()] == [NOTEBOOK.name], "it left files behind"
