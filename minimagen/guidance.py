@@ -76,7 +76,8 @@ def dynamic_threshold(x: Tensor, percentile: float = 0.95) -> Tensor:
     if not 0 < percentile <= 1:
         raise ValueError(f"percentile must lie in (0, 1], for example 0.95, got {percentile}")
     # One image at a time: older versions of torch.quantile take at most 2^24 numbers in all.
-    s = torch.stack([torch.quantile(image.abs().float().flatten(), percentile) for image in x])
+    precise = x.abs().to(torch.promote_types(x.dtype, torch.float32))  # quantile takes no bfloat16
+    s = torch.stack([torch.quantile(image.flatten(), percentile) for image in precise])
     s = expand(s.clamp(min=1).to(x.dtype), x)
     return x.clamp(-s, s) / s
 
