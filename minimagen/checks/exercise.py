@@ -209,13 +209,10 @@ def close(found: Any, expected: Tensor | float, tolerance: float | None = None) 
     return bool(same.all())
 
 
-def refuses(answer: Callable[..., Any], *arguments: Any, idea: str) -> None:
-    """Raise ``Wrong`` unless the answer raises ValueError for these arguments."""
-    try:
-        answer(*arguments)
-    except ValueError:
-        return
-    raise Wrong(idea)
+def pair_of(found: Any, idea: str) -> tuple[Any, Any]:
+    """The two parts of what came back; ``Wrong`` if it is not a tuple or list of two."""
+    expect(isinstance(found, (tuple, list)) and len(found) == 2, idea)
+    return found[0], found[1]
 
 
 def _known(

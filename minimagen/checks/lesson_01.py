@@ -12,17 +12,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minimagen.checks.exercise import Draw, Lesson, equal, expect
+from minimagen.checks.exercise import Draw, Lesson, equal, expect, pair_of
 
 lesson = Lesson(1)
 progress = lesson.progress
 
 PRECISIONS = (torch.float32, torch.float64)
-
-
-def _pair(found: object, words: str) -> tuple[Tensor, Tensor]:
-    expect(isinstance(found, (tuple, list)) and len(found) == 2, words)
-    return found[0], found[1]  # type: ignore[index]
 
 
 # --- 1.1 ------------------------------------------------------------------------------------------
@@ -195,7 +190,7 @@ def alpha_sigma(answer: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
             torch.linspace(-20, 20, 9, dtype=dtype),
             torch.tensor(20, dtype=dtype),
         ):
-            pair = _pair(answer(log_snr), "two tensors are due: return alpha, sigma")
+            pair = pair_of(answer(log_snr), "two tensors are due: return alpha, sigma")
             names = "alpha", "sigma"
             for name, other, found, sign in zip(names, names[::-1], pair, (1, -1), strict=True):
                 exact = (1 + torch.exp(-sign * log_snr.double())).rsqrt()
@@ -269,7 +264,7 @@ def many_steps(answer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Non
                 draw.whole(2, 3, high=steps + 1),
                 torch.tensor(steps),
             ):
-                pair = _pair(
+                pair = pair_of(
                     answer(betas, i),
                     "two tensors are due, the factors of x and of eps: return signal, noise",
                 )

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from minimagen.checks.exercise import Draw, Lesson, close, equal, expect
+from minimagen.checks.exercise import Draw, Lesson, close, equal, expect, pair_of
 from minimagen.diffusion import Denoiser
 from minimagen.samplers import ddim
 from minimagen.schedules import NoiseSchedule
@@ -28,11 +28,6 @@ def _turned(angle: Tensor) -> tuple[Tensor, Tensor]:
     """(alpha, sigma), (B, 1, 1, 1), at angles (B,) of the quarter circle: 0 is clean."""
     angle = angle.reshape(-1, 1, 1, 1)
     return angle.cos(), angle.sin()
-
-
-def _pair(found: object, words: str) -> tuple[Tensor, Tensor]:
-    expect(isinstance(found, (tuple, list)) and len(found) == 2, words)
-    return found[0], found[1]  # type: ignore[index]
 
 
 # --- 2.1 ------------------------------------------------------------------------------------------
@@ -146,7 +141,7 @@ def posterior(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
             early = draw.uniform(shape[0], low=0.3, high=0.7, dtype=dtype)
             late = early + draw.uniform(shape[0], low=0.2, high=0.7, dtype=dtype)
             levels = (*_turned(early), *_turned(late))
-            mean, variance = _pair(answer(x, z, *levels), two)
+            mean, variance = pair_of(answer(x, z, *levels), two)
             case = f"{shape[0]} pictures of shape {shape[1:]}, two levels for each"
             right_mean, right_variance = _regression(x, z, *levels)
             equal(
@@ -186,7 +181,7 @@ def posterior(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
             "alpha_t = 0, sigma_t = 1",
         ),
     ):
-        found, right = _pair(answer(x, z, *levels), two), _regression(x, z, *levels)
+        found, right = pair_of(answer(x, z, *levels), two), _regression(x, z, *levels)
         for each, expected, end in zip(found, right, ends, strict=True):
             equal(each, expected, idea, {AT_THE_END: end}, case=f"{case} for the first of two")
 

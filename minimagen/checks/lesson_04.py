@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minimagen.checks.exercise import Draw, Lesson, Wrong, close, equal, expect
+from minimagen.checks.exercise import Draw, Lesson, Wrong, close, equal, expect, pair_of
 from minimagen.data.shapes import (
     BACKGROUNDS,
     COLOURS,
@@ -65,8 +65,8 @@ def padding(answer: Callable[[list[Tensor]], tuple[Tensor, Tensor]]) -> None:
             rows[0][-1] = 0  # a token may well be zero
             given = list(rows)
             pair = answer(given)
-            expect(
-                isinstance(pair, (tuple, list)) and len(pair) == 2,
+            pair_of(
+                pair,
                 "two tensors are due, the embeddings and the mask: return text, mask",
             )
             expect(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minimagen.checks.exercise import Draw, Lesson, Wrong, close, equal, expect
+from minimagen.checks.exercise import Draw, Lesson, Wrong, close, equal, expect, pair_of
 from minimagen.checks.oracles import correlation, cosine_alpha_sigma
 from minimagen.schedules import NoiseSchedule
 
@@ -347,8 +347,8 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
 
         unet = _Network()
         pair = call(1, unet)
-        expect(
-            isinstance(pair, (tuple, list)) and len(pair) == 2,
+        pair_of(
+            pair,
             "two tensors are due, what the U-Net puts out and the noise of z: return out, eps",
         )
         expect(len(unet.calls) == 1, "the U-Net is to be called once", f"Found: {len(unet.calls)}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimagen.checks.exercise import Draw, Lesson, close, equal, expect
+from minimagen.checks.exercise import Draw, Lesson, close, equal, expect, pair_of
 from minimagen.checks.oracles import cosine_alpha_sigma
 from minimagen.data.shapes import FULL, ShapesDataset
 from minimagen.schedules import NoiseSchedule
@@ -253,8 +253,8 @@ def in_place_of_x(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
                 t = torch.tensor([0.8, 0.35, 0.6, 0.45], dtype=dtype)[: shape[0]]
                 network = _Network()
                 pair = answer(network, z, t, weight, p, NoiseSchedule(shift=shift))
-                expect(
-                    isinstance(pair, (tuple, list)) and len(pair) == 2,
+                pair_of(
+                    pair,
                     "two tensors are due, x after the threshold and its eps: return x, eps",
                 )
                 _asked_rightly(network, z, t, weight)

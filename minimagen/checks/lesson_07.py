@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minimagen.checks.exercise import Draw, Lesson, close, equal, expect
+from minimagen.checks.exercise import Draw, Lesson, close, equal, expect, pair_of
 from minimagen.checks.oracles import correlation, cosine_alpha_sigma
 from minimagen.schedules import NoiseSchedule
 
@@ -71,8 +71,8 @@ def small_and_enlarged(answer: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -
             x = draw.uniform(*shape, low=-1, dtype=dtype)
             height, width = shape[-2:]
             pair = answer(x, k)
-            expect(
-                isinstance(pair, (tuple, list)) and len(pair) == 2,
+            pair_of(
+                pair,
                 "two tensors are due, the small pictures and the enlarged ones: "
                 "return small, enlarged",
             )
