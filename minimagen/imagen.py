@@ -8,11 +8,12 @@ Captions come as embeddings, see ``text``; pictures are (B, 3, side, side) in [-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, cast, get_args
+from dataclasses import field
+from typing import Annotated, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from minimagen.augmentation import augment, level_weight, random_levels
@@ -24,100 +25,72 @@ from minimagen.diffusion import (
     q_sample,
     to_x,
 )
-from minimagen.guidance import Threshold, guide, threshold, weight_at
-from minimagen.samplers import SAMPLERS, NoiseSource
+from minimagen.guidance import guide, weight_at
+from minimagen.samplers import SAMPLERS, NoiseSource, SamplerName
 from minimagen.schedules import NoiseSchedule, expand
+from minimagen.settings import Count, Share, settings
+from minimagen.thresholding import Threshold, threshold
 from minimagen.unet import Unet, UnetConfig
 
+Percentile = Annotated[float, Interval(gt=0, le=1)]
+Power = Annotated[float, Interval(ge=0)]
+Weight = Annotated[float, Interval(ge=-1e6, le=1e6)]  # of guidance
 
-@dataclass(frozen=True)
+
+@settings
 class StageConfig:
     """How one stage is trained and sampled; its network has a configuration of its own.
 
-    Dictionaries and lists, as they come from JSON, become what they stand for. Raises ValueError,
-    naming the field.
+    Raises ValueError, naming the setting.
     """
 
-    side: int = 64  # of its pictures, in pixels
+    side: Count = 64  # of its images, in pixels
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)  # of noise over time
-    parameterization: Parameterization = "v"  # what the U-Net puts out
+    parameterization: Parameterization = "x"  # what the U-Net predicts
     weighting: Weighting = "uniform"  # of the loss over time
-    guidance_weight: float = 1.0  # 1 is off; how far to go where the caption points
-    guidance_interval: tuple[float, float] | None = None  # of t where guidance is on; None: always
+    guidance_weight: Weight = 1.0  # 1 is off; how far to go where the caption points
+    guidance_interval: tuple[Share, Share] | None = None  # of t where guidance is on; None: always
     threshold: Threshold = "dynamic"  # how x_hat is kept in range
-    percentile: float = 0.95  # of |x_hat| that dynamic thresholding brings to 1
-    sampler: str = "ddim"  # one of samplers.SAMPLERS
-    steps: int = 20  # of the sampler, at most the cascade's timesteps
-    eta: float = 0.0  # noise that the DDIM sampler renews, 0 to 1
-    aug_level: float = 0.1  # noise on the low-resolution picture when sampling, 0 to 1
-    aug_power: float = 2.0  # how much training prefers low levels, see augmentation.level_weight
+    percentile: Percentile = 0.95  # of |x_hat| that dynamic thresholding brings to 1
+    sampler: SamplerName = "ddim"  # one of samplers.SAMPLERS
+    steps: Count = 20  # of the sampler, at most the cascade's timesteps
+    eta: Share = 0.0  # noise that the DDIM sampler renews
+    aug_level: Share = 0.1  # noise on the low-resolution image when sampling
+    aug_power: Power = 2.0  # how much training prefers low levels, see augmentation.level_weight
 
     def __post_init__(self) -> None:
-        if isinstance(self.schedule, dict):
-            object.__setattr__(self, "schedule", NoiseSchedule(**self.schedule))
-        if self.guidance_interval is not None:
-            interval = tuple(self.guidance_interval)
-            object.__setattr__(self, "guidance_interval", interval)
-            if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
-                raise ValueError(
-                    f"stage guidance_interval is {interval}, it should be (lo, hi) with "
-                    "0 <= lo <= hi <= 1"
-                )
-        choices = {
-            "parameterization": get_args(Parameterization),
-            "weighting": get_args(Weighting),
-            "threshold": get_args(Threshold),
-            "sampler": tuple(SAMPLERS),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"stage {name} is {getattr(self, name)!r}, it should be one of "
-                    f"{', '.join(allowed)}"
-                )
-        for name in ("side", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"stage {name} is {getattr(self, name)}, it should be at least 1")
-        for name in ("eta", "aug_level"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"stage {name} is {getattr(self, name)}, it should be in [0, 1]")
-        if self.aug_power < 0:
-            raise ValueError(f"stage aug_power is {self.aug_power}, it should be at least 0")
-        if not 0 < self.percentile <= 1:
-            raise ValueError(f"stage percentile is {self.percentile}, it should be in (0, 1]")
+        if self.guidance_interval and self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError(
+                f"`guidance_interval` is {self.guidance_interval}, it should be (low, high) with "
+                "low <= high"
+            )
 
 
-@dataclass(frozen=True)
+@settings
 class ImagenConfig:
     """The cascade but for its U-Nets, which have configurations of their own (``UnetConfig``).
 
-    Dictionaries and lists, as they come from JSON, become what they stand for. Raises ValueError,
-    naming the field.
+    Raises ValueError, naming the setting.
     """
 
     stages: tuple[StageConfig, ...]  # from the base to the last super-resolution
-    timesteps: int = 1000  # grid of times from which samplers choose their steps
+    timesteps: Count = 1000  # grid of times from which samplers choose their steps
     text_encoder: str = "t5_tiny"  # see text.load_text_encoder
-    max_tokens: int = 64  # most tokens of a caption
-    text_dropout: float = 0.1  # share of captions hidden in training, for guidance
+    max_tokens: Annotated[int, Interval(ge=2)] = 64  # most tokens of a caption
+    text_dropout: Share = 0.1  # share of captions hidden in training, for guidance
 
     def __post_init__(self) -> None:
-        stages = tuple(StageConfig(**s) if isinstance(s, dict) else s for s in self.stages)
-        object.__setattr__(self, "stages", stages)
-        if not stages:
-            raise ValueError("imagen stages is empty, it should have at least one stage")
-        sides = [stage.side for stage in stages]
+        if not self.stages:
+            raise ValueError("`stages` is empty, it should have at least one stage")
+        sides = [stage.side for stage in self.stages]
         if sides != sorted(set(sides)):
-            raise ValueError(f"imagen stages have sides {sides}, these should grow")
-        for stage in stages:
+            raise ValueError(f"`stages` have sides {sides}, these should grow")
+        for number, stage in enumerate(self.stages):
             if stage.steps > self.timesteps:
                 raise ValueError(
-                    f"stage steps is {stage.steps}, it should be at most timesteps {self.timesteps}"
+                    f"`stages[{number}].steps` is {stage.steps}, it should be at most timesteps "
+                    f"{self.timesteps}"
                 )
-        if self.max_tokens < 2:
-            raise ValueError(f"imagen max_tokens is {self.max_tokens}, it should be at least 2")
-        if not 0 <= self.text_dropout <= 1:
-            raise ValueError(f"imagen text_dropout is {self.text_dropout}, it should be in [0, 1]")
 
 
 class Draws(NamedTuple):

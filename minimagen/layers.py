@@ -15,12 +15,10 @@ from torch import Tensor, nn
 
 
 def sinusoidal_embedding(values: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Sines and cosines of ``values`` at ``dim // 2`` frequencies: (B,) -> (B, dim).
+    """Sines and cosines of ``values`` at ``dim // 2`` frequencies: (B,) -> (B, dim), dim even.
 
-    Vaswani et al. (1706.03762, section 3.5). Raises ValueError when ``dim`` is odd.
+    Vaswani et al. (1706.03762, section 3.5).
     """
-    if dim % 2:
-        raise ValueError(f"dim is {dim}, a sinusoidal embedding needs an even one")
     exponent = torch.arange(dim // 2, device=values.device) / (dim // 2)
     angles = values.float()[:, None] * max_period**-exponent  # (B, dim / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
@@ -44,12 +42,8 @@ def position_features(height: int, width: int, dim: int, device: torch.device) -
 
     Half are cosines of the row, half of the column, of 1 to dim / 2 half-waves over the picture;
     the first tells left from right (top from bottom) by its sign. A convolution cannot know where
-    it is, so without them "left" means nothing to it (CoordConv, 1807.03247).
-
-    Raises ValueError when ``dim`` is odd.
+    it is, so without them "left" means nothing to it (CoordConv, 1807.03247). ``dim`` is even.
     """
-    if dim % 2:
-        raise ValueError(f"dim is {dim}, position features need an even one")
 
     def waves(side: int) -> Tensor:
         place = (torch.arange(side, device=device) + 0.5) / side

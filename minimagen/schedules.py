@@ -8,11 +8,13 @@ variance preserving, alpha^2 + sigma^2 = 1. The symbols are those of the table i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
+
+from minimagen.settings import settings
 
 ScheduleName = Literal["cosine", "linear"]
 
@@ -21,7 +23,7 @@ ScheduleName = Literal["cosine", "linear"]
 LOG_SNR_MIN, LOG_SNR_MAX = -20.0, 20.0
 
 
-@dataclass(frozen=True)
+@settings
 class NoiseSchedule:
     """A variance-preserving noise schedule in continuous time.
 
@@ -36,13 +38,7 @@ class NoiseSchedule:
     """
 
     name: ScheduleName = "cosine"  # shape of log_snr over time
-    shift: float = 1.0  # factor on alpha/sigma; 1 leaves the schedule as it is
-
-    def __post_init__(self) -> None:
-        if self.name not in ("cosine", "linear"):
-            raise ValueError(f"schedule name must be 'cosine' or 'linear', got {self.name!r}")
-        if not (math.isfinite(self.shift) and self.shift > 0):
-            raise ValueError(f"schedule shift must be a positive number, got {self.shift}")
+    shift: Annotated[float, Interval(gt=0)] = 1.0  # of alpha/sigma; 1 leaves it as it is
 
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha_t^2 / sigma_t^2), decreasing in t, clamped to [-20, 20].
@@ -66,13 +62,8 @@ class NoiseSchedule:
         timesteps: number of intervals of the grid i / timesteps, at least 1.
         steps: how many steps to take, spread evenly over the grid, in [1, timesteps]; None for all.
         Returns (steps + 1,) in float64 on the CPU, strictly decreasing, every one on the grid.
-        Raises ValueError if either number is out of its range.
         """
-        if timesteps < 1:
-            raise ValueError(f"timesteps must be at least 1, got {timesteps}")
         steps = timesteps if steps is None else steps
-        if not 1 <= steps <= timesteps:
-            raise ValueError(f"steps must be between 1 and timesteps = {timesteps}, got {steps}")
         i = torch.arange(steps, -1, -1)
         return (i * timesteps // steps).double() / timesteps  # whole multiples of the grid
 

@@ -8,10 +8,11 @@ noise was added to it (``augmentation``). Imagen (2205.11487), section 2.5 and a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval, MultipleOf
 from torch import Tensor, nn
 
 from minimagen.layers import (
@@ -25,53 +26,45 @@ from minimagen.layers import (
     Upsample,
     position_features,
 )
+from minimagen.settings import Count, settings
 
 
-@dataclass(frozen=True)
+Channels = Annotated[int, Interval(ge=16), MultipleOf(16)]
+Even = Annotated[int, Interval(ge=2), MultipleOf(2)]
+
+
+@settings
 class UnetConfig:
-    """How a U-Net is built. A level is a resolution; the tuples have one entry a level.
+    """How a U-Net is built. The tuples have one entry per resolution level.
 
-    Lists, as they come from JSON, become tuples. Raises ValueError, naming the field.
+    Raises ValueError, naming the setting.
     """
 
-    channels: tuple[int, ...] = (64, 128)  # of the feature maps, a multiple of 16 each
-    blocks: tuple[int, ...] = (1, 2)  # residual blocks on the way down, and as many up
+    channels: tuple[Channels, ...] = (32, 64)  # of the feature maps
+    blocks: tuple[Count, ...] = (1, 1)  # residual blocks on the way down, and as many up
     self_attention: tuple[bool, ...] = (False, True)  # pixels look at pixels
     text_attention: tuple[bool, ...] = (False, True)  # pixels look at the caption's tokens
-    heads: int = 4  # of every attention
-    head_dim: int = 32  # channels of one head
-    text_dim: int = 64  # width of the text embeddings, the encoder's
-    pool_queries: int = 8  # learned queries that pool the text into one vector
-    cond_dim: int = 128  # width of time + pooled text, which condition every block
-    position_dim: int = 32  # features that tell each level where a pixel lies
-    lowres: bool = False  # super-resolution: conditioned on a low-resolution picture
+    heads: Count = 4  # of every attention
+    head_dim: Count = 32  # channels of one head
+    text_dim: Count = 64  # width of the text embeddings, the encoder's
+    pool_queries: Count = 16  # learned queries that pool the text into one vector
+    cond_dim: Even = 128  # width of time + pooled text, which condition every block
+    position_dim: Even = 32  # features that tell each level where a pixel lies
+    lowres: bool = False  # super-resolution: conditioned on a low-resolution image
     efficient: bool = False  # downsample before the first level too; skips times 1/sqrt(2)
-    patch: int = 1  # side of the squares of pixels that are handled as one "pixel"
-    dropout: float = 0.0  # share of features dropped in training
+    patch: Count = 1  # side of the squares of pixels that are handled as one "pixel"
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # share of features dropped in training
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "self_attention", "text_attention"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON brings lists
-            if len(getattr(self, name)) != len(self.channels):
+        if not self.channels:
+            raise ValueError("`channels` is empty, it should have one entry per level")
+        for name in ("blocks", "self_attention", "text_attention"):
+            entries = len(getattr(self, name))
+            if entries != len(self.channels):
                 raise ValueError(
-                    f"unet {name} has {len(getattr(self, name))} entries, it should have one a "
-                    f"level as channels has: {len(self.channels)}"
+                    f"`{name}` has {entries} entries, it should have one per level as `channels` "
+                    f"has: {len(self.channels)}"
                 )
-        if not self.channels or any(c < 16 or c % 16 for c in self.channels):
-            raise ValueError(
-                f"unet channels is {self.channels}, it should be multiples of 16, one a level"
-            )
-        if any(n < 1 for n in self.blocks):
-            raise ValueError(f"unet blocks is {self.blocks}, it should be at least 1 a level")
-        sizes = ("heads", "head_dim", "text_dim", "pool_queries", "cond_dim", "position_dim")
-        for name in (*sizes, "patch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"unet {name} is {getattr(self, name)}, it should be at least 1")
-        for name in ("cond_dim", "position_dim"):
-            if getattr(self, name) % 2:
-                raise ValueError(f"unet {name} is {getattr(self, name)}, it should be even")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"unet dropout is {self.dropout}, it should be in [0, 1)")
 
     @property
     def side_multiple(self) -> int:

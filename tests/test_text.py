@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from minimagen.data.shapes import COLOURS, FULL, parse_caption
 from minimagen.text import SHIPPED, SHORT_NAMES, EmbeddingCache, T5Encoder, load_text_encoder
-from minimagen.training.t5_tiny import corpus_line, probe, retelling
+from pretrain_t5_tiny import corpus_line, probe, retelling
 
 CAPTIONS = ["a red circle", "", "a small green star to the left of a blue square", "one red heart"]
 

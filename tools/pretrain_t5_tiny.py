@@ -1,6 +1,6 @@
 """Pre-training of ``t5_tiny``, the small T5 that ships with MinImagen, by span corruption.
 
-    python -m minimagen.training.t5_tiny --OUTPUT t5_tiny
+    python tools/pretrain_t5_tiny.py --OUTPUT t5_tiny
 
 Span corruption (T5, arXiv 1910.10683, section 3.1.4) hides a span of a text and has a decoder say
 what was there. On captions alone it would teach nothing about binding, which colour belongs to

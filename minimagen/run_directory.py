@@ -1,4 +1,4 @@
-"""The Training Directory: all names of files within it, and how they are written and read.
+"""The training directory: all names of files within it, and how they are written and read.
 
     training_<YYYYMMDD_HHMMSS>/
         parameters/             imagen_params_<TS>.json, unet_<i>_params_<TS>.json,
@@ -7,8 +7,8 @@
         tmp/                    unet_<i>_checkpoint.safetensors: all that resuming a stage needs
         training_progress.txt   the log, for people
 
-Files are written aside and renamed: whoever is killed or runs out of disk meanwhile leaves the file
-that was there before, whole.
+Files are written under another name and then renamed: if the process dies or the disk fills up, the
+previous file stays intact.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,10 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from minimagen.imagen import ImagenConfig
-from minimagen.training.config import from_json, read_flags
+from minimagen.settings import T, flag_name, from_json
 from minimagen.unet import UnetConfig
 
-PRETRAINED = Path(__file__).parents[1] / "pretrained"  # shipped models, each a training directory
+PRETRAINED = Path(__file__).parent / "pretrained"  # shipped models, each a training directory
 
 
 def timestamped_directory(output: Path | str, prefix: str) -> Path:
@@ -76,18 +76,20 @@ class Parameters(NamedTuple):
 
     imagen: ImagenConfig
     unets: tuple[UnetConfig, ...]
-    flags: dict[str, str]  # of training_parameters_*.txt, {} without one
+    flags: dict[str, str]  # by setting's name, of training_parameters_*.txt; {} without one
 
 
-def load_parameters(directory: Path | str) -> Parameters:
+def load_parameters(directory: Path | str, known: Collection[str] = ()) -> Parameters:
     """Read a ``parameters`` directory.
+
+    known: names of the settings that its training_parameters_*.txt may have; () leaves it unread
 
     Raises ValueError, naming the file and what is wrong in it.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise ValueError(f"{directory} is no directory, it should hold imagen_params_*.json")
-    imagen = from_json(ImagenConfig, *_read_json(_only(directory, "imagen_params_*.json")))
+    imagen = _read(ImagenConfig, _only(directory, "imagen_params_*.json"))
     found = [re.match(r"unet_(\d+)_params_", path.name) for path in directory.iterdir()]
     numbers = {int(match[1]) for match in found if match}
     if numbers != set(range(len(imagen.stages))):
@@ -96,12 +98,11 @@ def load_parameters(directory: Path | str) -> Parameters:
             f"{len(imagen.stages)} stages: it should have unet_0_params_*.json and so on"
         )
     unets = tuple(
-        from_json(UnetConfig, *_read_json(_only(directory, f"unet_{i}_params_*.json")))
-        for i in range(len(numbers))
+        _read(UnetConfig, _only(directory, f"unet_{i}_params_*.json")) for i in range(len(numbers))
     )
     flags: dict[str, str] = {}
-    if list(directory.glob("training_parameters_*.txt")):
-        flags = read_flags(_only(directory, "training_parameters_*.txt"))
+    if known and list(directory.glob("training_parameters_*.txt")):
+        flags = _read_flags(_only(directory, "training_parameters_*.txt"), known)
     return Parameters(imagen, unets, flags)
 
 
@@ -112,11 +113,31 @@ def _only(directory: Path, pattern: str) -> Path:
     return paths[0]
 
 
-def _read_json(path: Path) -> tuple[object, str]:
+def _read(kind: type[T], path: Path) -> T:
     try:
-        return json.loads(path.read_text(encoding="utf-8")), str(path)
+        return from_json(kind, path.read_bytes(), str(path))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _read_flags(path: Path, known: Collection[str]) -> dict[str, str]:
+    """The lines ``--FLAG=value`` of a file; empty lines and lines of ``#`` are skipped."""
+    flags: dict[str, str] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not readable as JSON: {error}") from None
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, equals, value = line.strip().partition("=")
+        setting = name.removeprefix("--").lower()
+        if not equals or name != flag_name(setting):
+            raise ValueError(f"{path}, line {number}: {line!r} should be --FLAG=value")
+        if setting not in known:
+            raise ValueError(f"{path}, line {number}: {name} is not a flag of a training")
+        flags[setting] = value
+    return flags
 
 
 class TrainingDirectory:
@@ -193,17 +214,17 @@ class TrainingDirectory:
     def save_parameters(
         self, imagen: ImagenConfig, unets: Sequence[UnetConfig], flags: Mapping[str, str]
     ) -> None:
-        """Write the whole configuration. flags: names as on the command line, and their values."""
+        """Write the whole configuration. flags: every setting of the training, as text."""
         jsons = {"imagen_params": imagen} | {f"unet_{i}_params": u for i, u in enumerate(unets)}
         for name, config in jsons.items():
             text = json.dumps(asdict(config), indent=2) + "\n"
             _write_text(self.parameters / f"{name}_{self.timestamp}.json", text)
-        lines = "".join(f"--{flag}={value}\n" for flag, value in flags.items())
+        lines = "".join(f"{flag_name(name)}={value}\n" for name, value in flags.items())
         _write_text(self.parameters / f"training_parameters_{self.timestamp}.txt", lines)
 
-    def load_parameters(self) -> Parameters:
-        """The configuration; errors as in the function ``load_parameters``."""
-        return load_parameters(self.parameters)
+    def load_parameters(self, known: Collection[str] = ()) -> Parameters:
+        """The configuration; arguments and errors as in the function ``load_parameters``."""
+        return load_parameters(self.parameters, known)
 
     def save_best(self, stage: int, weights: Mapping[str, Tensor]) -> None:
         """Write the weights of a stage's U-Net."""
@@ -227,6 +248,17 @@ class TrainingDirectory:
     def load_checkpoint(self, stage: int) -> tuple[dict[str, Tensor], dict[str, object]]:
         """A stage's latest checkpoint. Raises ValueError when it is missing or broken."""
         return load_tensors(self.checkpoint(stage))
+
+    def checkpoint_header(self, stage: int) -> tuple[dict[str, list[int]], dict[str, object]]:
+        """Shapes of a checkpoint's tensors, and its state; no tensor is read. Errors as above."""
+        path = self.checkpoint(stage)
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = file.keys()
+                shapes = {name: file.get_slice(name).get_shape() for name in names}
+                return shapes, json.loads((file.metadata() or {}).get("state", "{}"))
+        except (OSError, SafetensorError, ValueError) as error:
+            raise _unreadable(path, error) from None
 
     def copy_results(self, other: TrainingDirectory, stages: int) -> None:
         """Take over another directory's best weights and checkpoints; the other stays as it is."""
@@ -264,4 +296,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
             state = json.loads((file.metadata() or {}).get("state", "{}"))
         return load(path.read_bytes()), state  # no memory map: Windows cannot replace one
     except (OSError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a readable safetensors file: {error}")

@@ -1,0 +1,270 @@
+"""Settings: declared once, checked once, read from the command line, from JSON or from Python.
+
+A class of settings is a frozen pydantic dataclass. Types, ranges and choices stand in its
+declaration, and nowhere else:
+
+    @settings
+    class Sampling:
+        steps: Count = 20
+        sampler: Literal["ddpm", "ddim"] = "ddim"
+
+    Sampling(steps=0)  # ValueError: `steps` is 0, it should be at least 1
+
+Errors name a setting in backticks. The command line, and nothing else, replaces these by flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import types
+from collections.abc import Mapping
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import pydantic
+from annotated_types import Interval, MultipleOf
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+Count = Annotated[int, Interval(ge=1)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Seed = Annotated[int, Interval(ge=0, lt=2**62)]  # numpy and torch take 64 bits; sums stay below
+# One value for all stages, or one per stage.
+PerStage = Annotated[
+    tuple[T, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int | float | str) else v)
+]
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def settings(cls: type[T]) -> type[T]:
+    """Make a class of settings out of a declaration, as ``dataclass`` does.
+
+    Its constructor checks every value. It raises ValueError, in one line, for an unknown setting, a
+    wrong type, and a value out of range. Strings of digits become numbers.
+    """
+    config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    made = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
+    check = made.__init__
+
+    @functools.wraps(check)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            check(self, *args, **kwargs)
+        except ValidationError as error:
+            names = (item.name for item in dataclasses.fields(made))
+            given = dict(zip(names, args, strict=False)) | kwargs
+            raise ValueError(explain(error, made, given)) from None
+
+    made.__init__ = __init__  # type: ignore[method-assign]
+    return made
+
+
+def setting(
+    default: object, group: str, help: str, short: str | None = None, or_none: bool = False
+) -> Any:
+    """A field that is a flag too: its name in capitals is the flag's name.
+
+    group, help: where ``--help`` lists it, and what it says there
+    short: a second, short name of the flag
+    or_none: the word "none" means None, also where the setting is text
+    """
+    about = {"group": group, "help": help, "short": short, "or_none": or_none}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def per_stage(config: Any, name: str, stages: int) -> tuple[Any, ...]:
+    """The values of a ``PerStage`` setting, one per stage.
+
+    Raises ValueError when there are neither one nor as many values as stages.
+    """
+    values = getattr(config, name)
+    if len(values) not in (1, stages):
+        raise ValueError(
+            f"`{name}` has {len(values)} values, for {stages} stages it should have 1 or {stages}"
+        )
+    return tuple(values) * (stages // len(values))
+
+
+# --- settings as text -----------------------------------------------------------------------------
+
+
+def flag_name(name: str) -> str:
+    """A setting's name as a flag: ``batch_size`` -> ``--BATCH_SIZE``."""
+    return f"--{name.upper()}"
+
+
+def to_text(value: object) -> str:
+    """A value as it stands on the command line: ``(20, 6)`` -> ``"20,6"``."""
+    if isinstance(value, tuple):
+        return ",".join(map(to_text, value))
+    return "none" if value is None else str(value)
+
+
+def from_text(kind: type, given: Mapping[str, object]) -> dict[str, object]:
+    """Settings as they stand on the command line, such that ``kind(**values)`` understands them.
+
+    "20,6" becomes a list where there may be one value per stage, and "none" becomes None where a
+    setting may be left out. What is no string passes through.
+    """
+    declared = {item.name: item for item in dataclasses.fields(kind)}
+    hints = get_type_hints(kind)
+    values: dict[str, object] = {}
+    for name, value in given.items():
+        values[name] = value
+        if name in declared and isinstance(value, str):
+            base, optional = _unwrap(hints[name])
+            or_none = optional and (base is not str or declared[name].metadata.get("or_none"))
+            if or_none and value.lower() == "none":
+                values[name] = None
+            elif get_origin(base) is tuple:
+                values[name] = value.split(",")
+    return values
+
+
+def from_json(kind: type[T], text: str | bytes, where: str) -> T:
+    """Settings from JSON. Types are strict: "5" is no number there.
+
+    where: the file, for errors. Raises ValueError, naming the file and the key, for broken JSON, an
+    unknown or missing key, a wrong type, and a value out of range.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {explain(error, kind)}") from None
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None = None) -> str:
+    """The first thing that is wrong, in one line: the setting, its value, what would be right.
+
+    given: what the constructor of ``kind`` was called with
+    """
+    first = error.errors()[0]
+    path, problem, value = list(first["loc"]), first["type"], first["input"]
+    if path and isinstance(path[0], int):  # a positional argument
+        path[0] = dataclasses.fields(kind)[path[0]].name
+    if problem == "json_invalid":
+        return f"it is not readable as JSON: {first['ctx']['error']}"
+    if problem == "unexpected_keyword_argument":
+        known = [item.name for item in dataclasses.fields(_type_at(kind, path[:-1]))]
+        near = difflib.get_close_matches(str(path[-1]), known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        return f"unknown key {_dotted(path)!r}, {hint}"
+    if problem == "missing":
+        return f"key {_dotted(path)!r} is missing"
+    name = f"`{_dotted(path)}`" if path else "it"
+    if problem == "value_error":  # what a __post_init__ found
+        return str(first["ctx"]["error"]) if not path else f"{name}: {first['ctx']['error']}"
+    hint, shown, or_several = _type_at(kind, path), repr(value), ""
+    if given and len(path) == 2 and isinstance(path[1], int):  # one of a PerStage setting
+        name, all_of_it = f"`{path[0]}`", given.get(str(path[0]))
+        if isinstance(all_of_it, list) and all(isinstance(one, str) for one in all_of_it):
+            shown = repr(",".join(all_of_it))
+        or_several = ", or one per stage with commas between"
+    if problem in _RANGE_ERRORS:
+        shown = str(float(value) if _unwrap(hint)[0] is float else int(value))
+        or_several = ""
+    return f"{name} is {shown}, it should be {_due(hint, problem)}{or_several}"
+
+
+_RANGE_ERRORS = (
+    "multiple_of",
+    "finite_number",
+    "greater_than",
+    "greater_than_equal",
+    "less_than",
+    "less_than_equal",
+)
+
+
+def _dotted(path: list[Any]) -> str:
+    """``["stages", 0, "steps"]`` -> ``stages[0].steps``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).removeprefix(".")
+
+
+def _type_at(kind: Any, path: list[Any]) -> Any:
+    """The declared type of the value at a path within settings, with its range."""
+    for part in path:
+        if dataclasses.is_dataclass(kind):
+            kind = get_type_hints(kind, include_extras=True)[str(part)]
+        else:
+            kind = next(k for k in get_args(_unwrap(kind)[0]) if k is not Ellipsis)
+    return kind
+
+
+def _unwrap(hint: Any) -> tuple[Any, bool]:
+    """A type without its range and without None, and whether it may be None."""
+    optional = False
+    while True:
+        if get_origin(hint) is Annotated:
+            hint = get_args(hint)[0]
+        elif get_origin(hint) in (Union, types.UnionType):
+            optional = True
+            hint = next(part for part in get_args(hint) if part is not type(None))
+        else:
+            return hint, optional
+
+
+def _due(hint: Any, problem: str) -> str:
+    """What a value of this type should be, in words."""
+    base, optional = _unwrap(hint)
+    if get_origin(base) is Literal:
+        return f"one of {', '.join(map(str, get_args(base)))}"
+    if problem in _RANGE_ERRORS:
+        return _range(hint) or "a finite number"
+    if get_origin(base) is tuple:
+        return "a list"
+    if dataclasses.is_dataclass(base):
+        return "an object with keys, {...}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(base, str(base)) + (" or none" if optional else "")
+
+
+def _range(hint: Any) -> str:
+    """A type's range in words; "" without one."""
+    said: list[str] = []
+    while get_origin(hint) in (Annotated, Union, types.UnionType):
+        for about in get_args(hint)[1:]:
+            if isinstance(about, MultipleOf):
+                said.append(f"a multiple of {about.multiple_of}")
+            elif isinstance(about, Interval):
+                bounds = {
+                    "at least": about.ge,
+                    "above": about.gt,
+                    "at most": about.le,
+                    "below": about.lt,
+                }
+                if about.ge is not None and about.le is not None:
+                    bounds = {"from": about.ge, "to": about.le}
+                words = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
+                said.append((" " if "from" in bounds else " and ").join(words))
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    return " and ".join(said)
+
+
+def describe(hint: Any) -> tuple[str, tuple[str, ...], bool]:
+    """What ``--help`` says of a type: its kind in words, its choices, whether it is per stage."""
+    base, _ = _unwrap(hint)
+    several = get_origin(base) is tuple
+    if several:
+        base, _ = _unwrap(get_args(base)[0])
+    if get_origin(base) is Literal:
+        return "choice", tuple(map(str, get_args(base))), several
+    return {int: "number", float: "number", bool: "switch"}.get(base, "text"), (), several
+
+
