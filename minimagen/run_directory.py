@@ -2,7 +2,8 @@
 
     training_<YYYYMMDD_HHMMSS>/
         parameters/             imagen_params_<TS>.json, unet_<i>_params_<TS>.json,
-                                training_parameters_<TS>.txt: one --FLAG=value a line
+                                training_parameters_<TS>.txt: one --FLAG=value a line,
+                                words_<TS>.txt: every word of the captions that were trained on
         state_dicts/            unet_<i>_state_<TS>.safetensors: best EMA weights of each U-Net
         tmp/                    unet_<i>_checkpoint.safetensors: all that resuming a stage needs
         training_progress.txt   the log, for people
@@ -225,6 +226,20 @@ class TrainingDirectory:
     def load_parameters(self, known: Collection[str] = ()) -> Parameters:
         """The configuration; arguments and errors as in the function ``load_parameters``."""
         return load_parameters(self.parameters, known)
+
+    def save_words(self, words: Collection[str]) -> None:
+        """Write the words of the captions that are trained on, see ``data.words``."""
+        _write_text(self._words, "".join(f"{word}\n" for word in sorted(words)))
+
+    def load_words(self) -> frozenset[str] | None:
+        """Those words; None when nobody wrote them, as in directories of older versions."""
+        if not self._words.is_file():
+            return None
+        return frozenset(self._words.read_text(encoding="utf-8").split())
+
+    @property
+    def _words(self) -> Path:
+        return self.parameters / f"words_{self.timestamp}.txt"
 
     def save_best(self, stage: int, weights: Mapping[str, Tensor]) -> None:
         """Write the weights of a stage's U-Net."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from minimagen.data.shapes import WORLDS, ShapesDataset
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
     from minimagen.data.real import RealDataset
 
 DEFAULT_LENGTH = 30_000  # scenes of a shapes world, where no number is given
+
+
+def words(caption: str) -> list[str]:
+    """The words of a caption, in lower case: runs of letters and digits, with inner - and '."""
+    return re.findall(r"\w+(?:[-'’]\w+)*", caption.lower())
 
 
 def make_dataset(
