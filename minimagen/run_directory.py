@@ -55,6 +55,16 @@ def timestamped_directory(output: Path | str, prefix: str) -> Path:
             number += 1
 
 
+def check_writable(directory: Path | str, setting: str) -> None:
+    """Raise ValueError, naming the setting, when no directory can be made or written to there."""
+    path = Path(directory).absolute()
+    there = next(part for part in (path, *path.parents) if part.exists())
+    if not there.is_dir():
+        raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} is no directory")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} cannot be written to")
+
+
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Have ``write`` write a file aside, then give it its name ``path``: all of it or nothing.
 

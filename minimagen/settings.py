@@ -19,7 +19,8 @@ import dataclasses
 import difflib
 import functools
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import (
     Annotated,
     Any,
@@ -148,6 +149,15 @@ def from_json(kind: type[T], text: str | bytes, where: str) -> T:
 # --- errors ---------------------------------------------------------------------------------------
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors within begin with the setting that led to them."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"`{name}`: {error}") from None
+
+
 def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None = None) -> str:
     """The first thing that is wrong, in one line: the setting, its value, what would be right.
 
@@ -266,5 +276,3 @@ def describe(hint: Any) -> tuple[str, tuple[str, ...], bool]:
     if get_origin(base) is Literal:
         return "choice", tuple(map(str, get_args(base))), several
     return {int: "number", float: "number", bool: "switch"}.get(base, "text"), (), several
-
-

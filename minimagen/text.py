@@ -16,16 +16,19 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
-from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase, T5EncoderModel
 
 SHIPPED = Path(__file__).parent / "pretrained" / "t5_tiny"
 SHORT_NAMES: dict[str, str] = {  # MinImagen's names, and those of the Flan models in their style
@@ -134,6 +137,50 @@ def _check(captions: Sequence[str]) -> None:
         raise ValueError("captions is empty, it should hold at least one caption")
 
 
+def _source(name: str) -> str:
+    """The directory or Hub id that a name stands for."""
+    source = SHORT_NAMES.get(name.replace("-", "_"), name)
+    if not source or (not Path(source).is_dir() and source.count("/") != 1):
+        raise ValueError(
+            f"text encoder {name!r} is not known, it should be a directory, a Hub id such as "
+            f"'google-t5/t5-small', or one of {', '.join(SHORT_NAMES)}"
+        )
+    return source
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Quietly, and with errors of one line."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # this module prints nothing
+    try:
+        yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"text encoder {name!r} cannot be loaded: {reason}") from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _configuration(source: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source)
+    if config.model_type != "t5":  # other weights would be left out without a word
+        raise ValueError(f"it is a model of type {config.model_type!r}, it should be a 't5'")
+    return config
+
+
+def embedding_width(name: str) -> int:
+    """Width D of an encoder's embeddings; its weights are not read. Errors as below."""
+    source = _source(name)
+    with _loading(name):
+        return int(_configuration(source).d_model)
+
+
 def load_text_encoder(name: str, max_tokens: int = 64) -> T5Encoder:
     """Load a frozen T5 encoder.
 
@@ -143,18 +190,11 @@ def load_text_encoder(name: str, max_tokens: int = 64) -> T5Encoder:
 
     Raises ValueError, in one line, when there is no such model or it is no T5 encoder.
     """
-    source = SHORT_NAMES.get(name.replace("-", "_"), name)
-    if not source or (not Path(source).is_dir() and source.count("/") != 1):
-        raise ValueError(
-            f"text encoder {name!r} is not known, it should be a directory, a Hub id such as "
-            f"'google-t5/t5-small', or one of {', '.join(SHORT_NAMES)}"
-        )
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # this room prints nothing
-    try:
-        kind = AutoConfig.from_pretrained(source).model_type
-        if kind != "t5":  # other weights would be left out without a word
-            raise ValueError(f"it is a model of type {kind!r}, it should be a 't5'")
+    source = _source(name)
+    from transformers import AutoTokenizer, T5EncoderModel  # takes a second
+
+    with _loading(name):
+        _configuration(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         if tokenizer.unk_token_id in tokenizer("a red circle").input_ids:
             # what a missing vocabulary looks like: transformers then makes an empty one, silently
@@ -164,12 +204,6 @@ def load_text_encoder(name: str, max_tokens: int = 64) -> T5Encoder:
         )
         if found["missing_keys"]:
             raise ValueError(f"its weights lack {sorted(found['missing_keys'])[0]}")
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"text encoder {name!r} cannot be loaded: {reason}") from None
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     return T5Encoder(tokenizer, model, max_tokens)
 
 
@@ -192,7 +226,20 @@ class EmbeddingCache:
         self.encoder: T5Encoder | None = encoder
         self.batch_size = batch_size
         self.path = directory and Path(directory) / f"{encoder.fingerprint()}.safetensors"
-        self._embeddings: dict[str, Tensor] = self._load()  # each (N, D)
+        self._embeddings: dict[str, Tensor] = {}  # each (N, D)
+        if self.path is not None and self.path.is_file():
+            try:
+                self._embeddings = _load_embeddings(self.path)
+            except ValueError as error:
+                warnings.warn(f"{error}, they are computed anew", stacklevel=2)
+
+    @classmethod
+    def saved(cls, path: Path) -> EmbeddingCache:
+        """What ``save`` wrote, without an encoder. Raises ValueError when it cannot be read."""
+        cache = cls.__new__(cls)
+        cache.encoder, cache.batch_size, cache.path = None, 64, path
+        cache._embeddings = _load_embeddings(path)
+        return cache
 
     def __len__(self) -> int:
         return len(self._embeddings)
@@ -252,17 +299,12 @@ class EmbeddingCache:
         )
         os.replace(aside, self.path)
 
-    def _load(self) -> dict[str, Tensor]:
-        if self.path is None or not self.path.is_file():
-            return {}
-        try:
-            saved = load(self.path.read_bytes())  # no map: Windows cannot replace one
-            captions = json.loads(bytes(saved["captions"].tolist()))
-            rows = saved["embeddings"].split(saved["lengths"].tolist())
-            return dict(zip(captions, rows, strict=True))
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-            warnings.warn(
-                f"embeddings in {self.path} cannot be read ({error}), they are computed anew",
-                stacklevel=3,
-            )
-            return {}
+
+def _load_embeddings(path: Path) -> dict[str, Tensor]:
+    try:
+        saved = load(path.read_bytes())  # no map: Windows cannot replace one
+        captions = json.loads(bytes(saved["captions"].tolist()))
+        rows = saved["embeddings"].split(saved["lengths"].tolist())
+        return dict(zip(captions, rows, strict=True))
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"embeddings in {path} cannot be read ({error})") from None

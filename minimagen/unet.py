@@ -28,7 +28,6 @@ from minimagen.layers import (
 )
 from minimagen.settings import Count, settings
 
-
 Channels = Annotated[int, Interval(ge=16), MultipleOf(16)]
 Even = Annotated[int, Interval(ge=2), MultipleOf(2)]
 

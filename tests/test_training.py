@@ -1,13 +1,17 @@
-"""Training: the configuration, the loop, the Training Directory, going on after a stop."""
+"""Training: the plan, the loop, the training directory, processes, going on after a stop."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
-import threading
-from collections.abc import Callable, Iterator
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,42 +19,49 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
+from minimagen import run_directory as directory_module
 from minimagen.data import make_dataset
 from minimagen.imagen import Draws, Imagen, ImagenConfig, Stage, StageConfig
-from minimagen.text import EmbeddingCache, T5Encoder, load_text_encoder
-from minimagen.training import directory as directory_module
-from minimagen.training.config import (
-    TrainConfig,
-    default_architecture,
-    from_json,
-    to_text,
-)
-from minimagen.training.directory import (
+from minimagen.randomness import generator, seed_of
+from minimagen.run_directory import (
     TrainingDirectory,
     atomic_write,
     load_parameters,
     load_tensors,
     save_tensors,
 )
+from minimagen.settings import to_text
+from minimagen.text import EmbeddingCache, T5Encoder, load_text_encoder
+from minimagen.training import RunError, RunStopped, cascade, resolve, train
+from minimagen.training.batches import StageData, distinct, epoch_batches, split
+from minimagen.training.config import KEPT, TESTING, TrainConfig, default_architecture
 from minimagen.training.loop import (
-    EpochBatches,
     EpochRecord,
-    RunError,
-    StageTrainer,
+    StageSettings,
     StepRecord,
     learning_rate,
-    mix,
+    train_stage,
+    validate,
 )
-from minimagen.training.prepare import prepare
-from minimagen.training.resolve import TESTING, architecture, resolve
-from minimagen.training.run import _Run, train
-from minimagen.training.stop import RunStopped
+from minimagen.training.state import TrainingState
 from minimagen.unet import UnetConfig
 
+ROOT = Path(__file__).parents[1]
 TIMESTAMP = r"\d{8}_\d{6}(_\d+)?"
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages train in the process of the tests, one after the other, unless a test says otherwise.
+
+    The same code runs either way; a new process takes seconds to start.
+    """
+    if "processes" not in request.keywords:
+        monkeypatch.setattr(cascade, "_train_in_processes", cascade._train_here)
 
 
 def tiny_unet(**changes: Any) -> UnetConfig:
@@ -83,28 +94,36 @@ def parameters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory.parameters
 
 
-def tiny_config(parameters: Path, output: Path) -> TrainConfig:
+Settings = dict[str, Any]
+
+
+def tiny_settings(parameters: Path, output: Path) -> Settings:
     """A training of a second: 2 stages, 2 epochs of 5 steps."""
-    return TrainConfig(
-        parameters=str(parameters),
-        dataset="shapes-minimal",
-        num_images=24,
-        train_valid_frac=0.84,
-        epochs=(2,),
-        batch_size=(4,),
-        warmup=2,
-        chckpt_num=100,
-        device="cpu",
-        precision="fp32",
-        cache_directory=None,
-        output_directory=str(output),
-    )
+    return {
+        "parameters": str(parameters),
+        "dataset": "shapes-minimal",
+        "num_images": 24,
+        "train_valid_frac": 0.84,
+        "epochs": 2,
+        "batch_size": 4,
+        "warmup": 2,
+        "chckpt_num": 100,
+        "device": "cpu",
+        "precision": "fp32",
+        "cache_directory": None,
+        "output_directory": str(output),
+    }
 
 
 @pytest.fixture
-def tiny(parameters: Path, tmp_path: Path) -> TrainConfig:
+def tiny(parameters: Path, tmp_path: Path) -> Settings:
     """The tiny training, in a directory of this test."""
-    return tiny_config(parameters, tmp_path / "out")
+    return tiny_settings(parameters, tmp_path / "out")
+
+
+def run(settings: Settings, **changes: Any) -> TrainingDirectory:
+    """Resolve and train, quietly."""
+    return train(resolve(**(settings | changes)), quiet=True)
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:
@@ -134,10 +153,10 @@ def at_draw(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None
 
 
 def test_training_leaves_the_files_of_the_contract(
-    tiny: TrainConfig, capsys: pytest.CaptureFixture[str]
+    tiny: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Names and places of all files, and training_progress.txt spelt right (fault 9)."""
-    directory = train(tiny)
+    directory = train(resolve(**tiny))
     assert re.fullmatch(f"training_{TIMESTAMP}", directory.path.name)
     stamp = directory.path.name.removeprefix("training_")
     assert set(snapshot(directory.path)) == {
@@ -147,6 +166,7 @@ def test_training_leaves_the_files_of_the_contract(
             f"parameters/unet_0_params_{stamp}.json",
             f"parameters/unet_1_params_{stamp}.json",
             f"parameters/training_parameters_{stamp}.txt",
+            f"parameters/words_{stamp}.txt",
             f"state_dicts/unet_0_state_{stamp}.safetensors",
             f"state_dicts/unet_1_state_{stamp}.safetensors",
             "tmp/unet_0_checkpoint.safetensors",
@@ -156,15 +176,16 @@ def test_training_leaves_the_files_of_the_contract(
     }
     log = directory.progress.read_text()
     for said in (
-        "--BATCH_SIZE=4",
+        "batch_size=4",
         "stage 0: 8 pixels",
         "stage 1: 16 pixels",
         "weights",
-        "20 pictures to train on, 4 to validate on",
+        "20 images to train on, 4 to validate on",
         "stage 1 epoch 2/2: loss",
         "finished",
     ):
         assert said in log
+    assert "circle" in (directory.load_words() or ())
     said = capsys.readouterr()
     assert "stage 0 epoch 1/2" in said.out and said.err == ""  # no bars where there is no terminal
     flags = (directory.parameters / f"training_parameters_{stamp}.txt").read_text().splitlines()
@@ -228,7 +249,7 @@ def test_write_is_aside_until_it_is_whole(tmp_path: Path) -> None:
 
 
 def test_full_disk_in_training_keeps_the_last_good_checkpoint(
-    tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training stops with an OSError that names the file; what was saved can be resumed."""
     save, calls = directory_module.save_file, 0
@@ -243,68 +264,66 @@ def test_full_disk_in_training_keeps_the_last_good_checkpoint(
 
     monkeypatch.setattr(directory_module, "save_file", full)
     with pytest.raises(OSError, match=r"checkpoint\.safetensors cannot be written.*No space left"):
-        train(tiny, quiet=True)
-    (path,) = Path(tiny.output_directory).iterdir()
+        run(tiny)
+    (path,) = Path(tiny["output_directory"]).iterdir()
     _, state = TrainingDirectory.open(path).load_checkpoint(0)
     assert (state["stage"], state["epoch"], state["batch"]) == (0, 1, 0)
 
 
-# --- configuration --------------------------------------------------------------------------------
+# --- what is decided ------------------------------------------------------------------------------
 
 
-def test_json_round_trip(tmp_path: Path) -> None:
+def test_saved_settings_are_loaded_again(tmp_path: Path) -> None:
     """What is saved is what is loaded, nested configurations and tuples too."""
     directory = TrainingDirectory.create(tmp_path)
     imagen, unets = tiny_model()
     stage = replace(imagen.stages[0], guidance_interval=(0.1, 0.9), weighting="min_snr")
     imagen = replace(imagen, stages=(stage, imagen.stages[1]))
-    config = TrainConfig(epochs=(3, 1), optim_lr=(1e-3, 2.5e-4), valid_num=None, num_images=7)
-    directory.save_parameters(imagen, unets, config.to_flags())
-    loaded = load_parameters(directory.parameters)
+    config = resolve(epochs=(3, 1), optim_lr=(1e-3, 2.5e-4), num_images=7, seed=3).config
+    config = replace(config, img_side_len=16)
+    directory.save_parameters(imagen, unets, config.to_text())
+    loaded = load_parameters(directory.parameters, known=KEPT)
     assert loaded.imagen == imagen and loaded.unets == unets
-    flags = {name.lower(): value for name, value in loaded.flags.items()}
-    assert resolve(**flags) == config
+    found = resolve(parameters=str(directory.parameters)).config
+    assert replace(found, parameters=None) == config
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"timestep": 5}, "unknown key 'timestep'"),
-        ({"stages": [{"side": 8, "stepz": 1}]}, r"unknown key 'stages\[0\]\.stepz'"),
-        ({"stages": [{"schedule": {"kind": "cosine"}}]}, "schedule.kind"),
-        ({"timesteps": "many"}, "timesteps is 'many', it should be a whole number"),
-        ({"timesteps": True}, "timesteps is True"),
-        ({"stages": 3}, "stages is 3, it should be a list"),
-        ({"stages": [{"sampler": "magic"}]}, "sampler is 'magic'"),
-        ({"text_dropout": 2.0}, r"text_dropout is 2.0, it should be in \[0, 1\]"),
-    ],
-)
-def test_wrong_json_is_named(change: dict[str, Any], said: str) -> None:
-    """Unknown keys, wrong types and values: one line with the file and the key."""
-    data = json.loads(json.dumps({"stages": [{"side": 8}]})) | change
-    with pytest.raises(ValueError, match=said) as caught:
-        from_json(ImagenConfig, data, "some/file.json")
-    assert "some/file.json" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_explicit_flags_win_over_parameters_over_testing_over_defaults(
+def test_explicit_settings_win_over_parameters_over_testing_over_defaults(
     parameters: Path, tmp_path: Path
 ) -> None:
-    """The order of the contract, for every pair of neighbours (fault 5)."""
+    """The order of the contract, for every pair of neighbours; the plan says who won (fault 5)."""
     directory = tmp_path / "parameters"
     shutil.copytree(parameters, directory)
     (flags,) = directory.glob("training_parameters_*.txt")
     flags.write_text("--WARMUP=7\n\n--CLIP_NORM=0.5\n--EPOCHS=4,3\n")
-    with pytest.warns(UserWarning, match="wins over --TESTING: --EPOCHS=4,3"):
-        config = resolve(
+    with pytest.warns(UserWarning, match="wins over `testing`: `epochs` is 4,3"):
+        plan = resolve(
             parameters=str(directory), testing=True, clip_norm="0.25", warmup="7", timesteps="25"
         )
-    assert config.clip_norm == 0.25  # explicit over parameters
-    assert config.epochs == (4, 3)  # parameters over testing
-    assert config.num_images == TESTING["num_images"]  # testing over default
-    assert config.accum_iter == 1  # default
-    assert architecture(config).imagen.timesteps == 25  # explicit over the JSON of parameters
-    assert architecture(config).unets == tiny_model()[1]  # JSON of parameters over testing
+    config, sources = plan.config, plan.sources
+    assert (config.clip_norm, sources["clip_norm"]) == (0.25, "given")
+    assert (config.epochs, sources["epochs"]) == ((4, 3), "parameters")
+    assert (config.num_images, sources["num_images"]) == (TESTING["num_images"], "testing")
+    assert (config.accum_iter, sources["accum_iter"]) == (1, "default")
+    assert plan.imagen.timesteps == 25  # explicit over the JSON of parameters
+    assert plan.unets == tiny_model()[1]  # JSON of parameters over testing
+
+
+def test_parameters_are_read_once(parameters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One `resolve` reads each file once, and nobody after it reads any again."""
+    read: list[str] = []
+    for name in ("read_text", "read_bytes"):
+        original = getattr(Path, name)
+
+        def reading(self: Path, *args: Any, original: Any = original, **kwargs: Any) -> Any:
+            read.append(self.name)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(Path, name, reading)
+    plan = resolve(parameters=str(parameters))
+    ours = [path.name for path in parameters.iterdir() if not path.name.startswith("words")]
+    assert sorted(name for name in read if name in ours) == sorted(ours)
+    assert plan.config.img_side_len == 16 and plan.config.timesteps == 1000
 
 
 def test_flags_and_json_of_one_directory_must_agree(parameters: Path, tmp_path: Path) -> None:
@@ -313,56 +332,99 @@ def test_flags_and_json_of_one_directory_must_agree(parameters: Path, tmp_path: 
     shutil.copytree(parameters, directory)
     (flags,) = directory.glob("training_parameters_*.txt")
     flags.write_text("--TIMESTEPS=400\n")
-    with pytest.raises(ValueError, match=r"--TIMESTEPS=400, but its imagen_params has 1000"):
+    with pytest.raises(ValueError, match=r"`timesteps`=400, but its imagen_params has 1000"):
         resolve(parameters=str(directory))
 
 
-def test_model_flags_change_the_model(tiny: TrainConfig) -> None:
-    """--IMG_SIDE_LEN sets the last side; --TIMESTEPS below a stage's steps lowers these."""
-    model = architecture(replace(tiny, img_side_len=32, timesteps=1, max_num_words=9))
-    assert [stage.side for stage in model.imagen.stages] == [8, 32]
-    assert [stage.steps for stage in model.imagen.stages] == [1, 1]
-    assert model.imagen.max_tokens == 9
+def test_model_settings_change_the_model(tiny: Settings) -> None:
+    """`img_side_len` sets the last side; `timesteps` below a stage's steps lowers these."""
+    model = resolve(**tiny, img_side_len=32, timesteps=1, max_num_words=9).imagen
+    assert [stage.side for stage in model.stages] == [8, 32]
+    assert [stage.steps for stage in model.stages] == [1, 1]
+    assert model.max_tokens == 9
     for wrong in (8, 18, 7):
-        with pytest.raises(ValueError, match=r"--IMG_SIDE_LEN .* multiple of 4 and above 8"):
-            architecture(replace(tiny, img_side_len=wrong))
+        with pytest.raises(ValueError, match=r"`img_side_len` .* multiple of 4 and above 8"):
+            resolve(**tiny, img_side_len=wrong)
 
 
-def test_every_flag_survives_as_text() -> None:
-    """The saved flags, read again, are the configuration, whatever the value of a field."""
-    config = TrainConfig(valid_num=3, threads=None, cache_directory=None, optim_lr=(1e-4, 3e-5))
-    again = resolve(**{k.lower(): v for k, v in config.to_flags().items()})
-    assert again == config
-    assert {f.name for f in fields(TrainConfig)} - {k.lower() for k in config.to_flags()} == {
+def test_a_caller_in_python_never_reads_a_flag(tiny: Settings) -> None:
+    """Errors name settings as they are called in Python; the command line spells flags."""
+    for wrong in (
+        {"batch_size": 0},
+        {"device": "tpu"},
+        {"t5_name": "t6"},
+        {"dataset": "nowhere"},
+        {"epochs": (1, 2, 3)},
+        {"stages": (2,)},
+        {"precision": "fp16"},
+        {"parameters": "nowhere"},
+        {"restart_directory": "nowhere"},
+        {"output_directory": __file__},
+        {"train_valid_frac": 0.001},
+    ):
+        with pytest.raises(ValueError) as caught:
+            run(tiny, **wrong)
+        assert f"`{next(iter(wrong))}`" in str(caught.value) and "--" not in str(caught.value)
+
+
+def test_every_setting_survives_as_text() -> None:
+    """The saved settings, read again, are the same, whatever the value of a field."""
+    given = {"valid_num": 3, "threads": None, "cache_directory": None, "optim_lr": (1e-4, 3e-5)}
+    config = resolve(**given).config
+    assert resolve(**config.to_text()).config == config
+    assert {item.name for item in fields(TrainConfig)} - set(KEPT) == {
         "parameters",
         "restart_directory",
+        "training_directory",
+        "stages",
     }
     assert to_text((20, 6)) == "20,6" and to_text(None) == "none"
 
 
 def test_default_models_are_sound() -> None:
-    """Both default models can be built; the one for --TESTING is the smaller one."""
+    """Both default models can be built; the one for `testing` is the smaller one."""
     counts = []
     for testing in (True, False):
         with torch.device("meta"):
-            imagen = Imagen(*default_architecture("shapes", testing))
+            imagen = Imagen(*default_architecture(testing))
         counts.append(sum(weight.numel() for weight in imagen.parameters()))
     assert counts[0] < counts[1] / 2
 
 
 def test_shipped_example_of_parameters_is_sound() -> None:
-    """./parameters can be loaded, and leaves the size of the data to --TESTING."""
-    directory = Path(__file__).parent.parent / "parameters"
-    model = load_parameters(directory)
+    """./parameters can be loaded, and leaves the size of the data to `testing`."""
+    model = load_parameters(ROOT / "parameters", known=KEPT)
     Imagen(model.imagen, model.unets)
-    assert model.flags and not {name.upper() for name in TESTING} & set(model.flags)
+    assert model.flags and not set(TESTING) & set(model.flags)
 
 
 def test_one_number_is_for_all_stages() -> None:
     """From Python as on the command line: 3, "3" and (3,) say the same."""
     for given in (3, "3", (3,), [3]):
-        assert resolve(epochs=given).epochs == (3,)
-    assert resolve(optim_lr=1e-3).per_stage("optim_lr", 2) == (1e-3, 1e-3)
+        assert resolve(epochs=given).config.epochs == (3,)
+    assert [resolve(optim_lr=1e-3).stage_settings(i).optim_lr for i in range(2)] == [1e-3, 1e-3]
+
+
+def test_precision_is_decided_by_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "auto" asks what the processor can do, never how fast it is; what was decided is saved."""
+    for able, due in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("minimagen.devices._has_bf16", lambda device, able=able: able)
+        config = resolve(device="cpu").config
+        assert config.precision == due == config.to_text()["precision"]
+
+
+def test_split_gives_both_parts_some() -> None:
+    """By the seed alone; an empty part is an error that names the setting."""
+    train_part, valid_part = split(20, 0.8, 3, seed=0)
+    assert len(train_part) == 16 and len(valid_part) == 3
+    assert not set(train_part) & set(valid_part) and split(20, 0.8, 3, 0) == (
+        train_part,
+        valid_part,
+    )
+    with pytest.raises(
+        ValueError, match=r"`train_valid_frac` is 0.99, of 20 images that leaves 20"
+    ):
+        split(20, 0.99, None, 0)
 
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -376,38 +438,42 @@ def cache() -> EmbeddingCache:
     return cache
 
 
-def make_trainer(config: TrainConfig, cache: EmbeddingCache, index: int = 0) -> StageTrainer:
-    """A trainer of one stage of the tiny model, 20 pictures to train on and 4 to validate."""
-    torch.manual_seed(0)
-    imagen = Imagen(*tiny_model())
-    data = make_dataset("shapes-minimal", imagen.config.stages[index].side, 24)
-    stage = imagen.stages[index]
-    cpu = torch.device("cpu")
-    return StageTrainer(
-        stage, index, config, 2, data, range(20), range(20, 24), cache, 0.1, cpu, "fp32"
-    )
+SETTINGS = StageSettings(
+    index=0,
+    epochs=2,
+    batch_size=4,
+    optim_lr=2e-3,
+    accum_iter=1,
+    warmup=2,
+    clip_norm=1.0,
+    ema_decay=0.999,
+    seed=0,
+    text_dropout=0.1,
+)
 
 
-def reference_losses(trainer: StageTrainer, stage: Stage, batches: list[list[int]]) -> list[float]:
-    """Losses of pictures, one by one, without caption dropout, on the validation's own draws."""
-    generator = torch.Generator().manual_seed(mix(trainer.config.seed, trainer.index, 2))
-    losses: list[float] = []
-    for indices in batches:
-        items = [trainer._dataset[i] for i in indices]
-        text, mask = trainer._collate.cache([item["caption"] for item in items])
-        draws = stage.draw(len(items), 0.0, generator)
-        for row, item in enumerate(items):
-            one = Draws(*(part[row : row + 1] for part in draws))
-            with torch.no_grad():
-                loss = stage(item["image"][None], text[row : row + 1], mask[row : row + 1], one)
-            losses.append(loss.item())
-    return losses
+class Loop:
+    """One stage of the tiny model in training, 20 images to train on and 4 to validate."""
+
+    def __init__(self, cache: EmbeddingCache, **changes: Any) -> None:
+        torch.manual_seed(0)
+        self.settings = SETTINGS._replace(**changes)
+        imagen = Imagen(*tiny_model())
+        dataset = make_dataset("shapes-minimal", imagen.config.stages[0].side, 24)
+        self.data = StageData(dataset, range(20), range(20, 24), cache)
+        self.state = TrainingState(imagen.stages[0], torch.device("cpu"))
+        self.accelerator = Accelerator(cpu=True)
+
+    def run(self) -> Any:
+        return train_stage(self.state, self.data, self.settings, self.accelerator)
+
+    def validate(self) -> float:
+        return validate(self.state.ema, self.data, self.settings, self.accelerator)
 
 
-def test_train_loss_is_the_mean_over_images(tiny: TrainConfig, cache: EmbeddingCache) -> None:
-    """Fault 6: losses are divided by what was summed, also with batches of unequal weight."""
-    trainer = make_trainer(tiny, cache)
-    run = trainer.run()
+def test_train_loss_is_the_mean_over_images(cache: EmbeddingCache) -> None:
+    """Fault 6: losses are divided by what was summed."""
+    run = Loop(cache).run()
     steps: list[StepRecord] = []
     while not isinstance(record := next(run), EpochRecord):
         steps.append(record)
@@ -418,28 +484,34 @@ def test_train_loss_is_the_mean_over_images(tiny: TrainConfig, cache: EmbeddingC
     assert record.train_loss > 0
 
 
-def test_validation_is_an_exact_mean_on_fixed_draws(
-    tiny: TrainConfig, cache: EmbeddingCache
-) -> None:
-    """Fault 6: EMA weights, eval mode, no gradients, same noise each time, mean over pictures."""
-    trainer = make_trainer(replace(tiny, batch_size=(3,)), cache)  # 4 pictures: batches of 3 and 1
-    next(trainer.run())
+def test_validation_is_an_exact_mean_on_fixed_noise(cache: EmbeddingCache) -> None:
+    """Fault 6: EMA weights, eval mode, the same noise for an image whatever its batch."""
+    loop = Loop(cache, batch_size=3)  # 4 images: batches of 3 and 1
+    next(loop.run())
     before = torch.get_rng_state()
-    first, second = trainer.validate(), trainer.validate()
+    first, second = loop.validate(), loop.validate()
     assert first == second
     assert torch.equal(before, torch.get_rng_state())
-    losses = reference_losses(trainer, trainer.ema, [[20, 21, 22], [23]])
+    losses = []
+    for place, index in enumerate(loop.data.valid):
+        image, text, mask = loop.data.collate([loop.data.dataset[index]])
+        noise = loop.state.ema.draw(1, 0.0, generator(3, 0, 0, place))
+        noise = noise._replace(t=torch.tensor([(place + 0.5) / 4]))
+        with torch.no_grad():
+            losses.append(loop.state.ema(image, text, mask, noise).item())
     assert first == pytest.approx(sum(losses) / 4, rel=1e-5)
-    assert not trainer.ema.training and trainer.stage.training
-    assert all(w.is_leaf and not w.requires_grad for w in trainer.ema.parameters())
+    for size in (1, 4):
+        loop.settings = loop.settings._replace(batch_size=size)
+        assert loop.validate() == pytest.approx(first, rel=1e-6)
+    assert not loop.state.ema.training and loop.state.stage.training
+    assert all(w.is_leaf and not w.requires_grad for w in loop.state.ema.parameters())
 
 
 def test_validation_runs_without_gradients(
-    tiny: TrainConfig, cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
+    cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fault 6: no graph is recorded while validating."""
-    trainer = make_trainer(tiny, cache)
-    seen: list[bool] = []
+    loop, seen = Loop(cache), []
     forward = Stage.forward
 
     def watching(self: Stage, *args: Any) -> Tensor:
@@ -447,73 +519,72 @@ def test_validation_runs_without_gradients(
         return forward(self, *args)
 
     monkeypatch.setattr(Stage, "forward", watching)
-    trainer.validate()
+    loop.validate()
     assert seen == [False]
 
 
-def test_gradients_are_clipped(
-    tiny: TrainConfig, cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fault 2's consequence: clipping reaches every weight that the optimizer changes."""
-    norms: list[float] = []
+def watch_gradients(monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
+    """The gradients of all weights at every step of the optimizer."""
+    seen: list[list[Tensor]] = []
     step = torch.optim.AdamW.step
 
     def watching(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
-        gradients = [w.grad for group in self.param_groups for w in group["params"]]
-        norms.append(torch.stack([g.norm() for g in gradients if g is not None]).norm().item())
+        seen.append([w.grad.clone() for group in self.param_groups for w in group["params"]])
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watching)
+    return seen
+
+
+def test_gradients_are_clipped(cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault 2's consequence: clipping reaches every weight that the optimizer changes."""
+    seen = watch_gradients(monkeypatch)
     for clip in (1e6, 1e-3):
-        trainer = make_trainer(replace(tiny, clip_norm=clip), cache)
-        count = len([w for group in trainer._optimizer.param_groups for w in group["params"]])
-        assert count == len(list(trainer.stage.parameters())) > 0
-        next(trainer.run())
+        loop = Loop(cache, clip_norm=clip)
+        next(loop.run())
+        assert len(seen[-1]) == len(list(loop.state.stage.parameters())) > 0
+    norms = [torch.stack([g.norm() for g in gradients]).norm().item() for gradients in seen]
     assert norms[0] > 0.01 and norms[1] == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_ema_is_the_moving_average(tiny: TrainConfig, cache: EmbeddingCache) -> None:
+def test_ema_is_the_moving_average(cache: EmbeddingCache) -> None:
     """The averaged weights against the formula, warm-up of the decay and all."""
-    trainer = make_trainer(replace(tiny, ema_decay=0.3), cache)
+    loop = Loop(cache, ema_decay=0.3)
     name = "unet.out.bias"
-    average = trainer.stage.state_dict()[name].clone()
-    for record in trainer.run():
+    average = loop.state.stage.state_dict()[name].clone()
+    for record in loop.run():
         if isinstance(record, EpochRecord):
             break
         decay = min(0.3, (1 + record.step) / (10 + record.step))
-        average = decay * average + (1 - decay) * trainer.stage.state_dict()[name]
-        torch.testing.assert_close(trainer.ema.state_dict()[name], average)
-    assert not torch.equal(average, trainer.stage.state_dict()[name])
+        average = decay * average + (1 - decay) * loop.state.stage.state_dict()[name]
+        torch.testing.assert_close(loop.state.ema.state_dict()[name], average)
+    assert not torch.equal(average, loop.state.stage.state_dict()[name])
 
 
-def test_accumulated_gradients_are_those_of_one_large_batch(
-    tiny: TrainConfig, cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
+def test_accumulated_gradients_are_those_of_all_batches(
+    cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--ACCUM_ITER 2 with batches of 4 sees the mean gradient of 8 pictures, in half the steps."""
-    gradients: list[list[Tensor]] = []
-    step = torch.optim.AdamW.step
+    """`accum_iter` 2 with batches of 4 sees the mean gradient of 8 images, in half the steps."""
+    seen = watch_gradients(monkeypatch)
+    loop = Loop(cache, accum_iter=2, clip_norm=1e6)
+    weights = {k: v.clone() for k, v in loop.state.stage.state_dict().items()}
+    record = next(loop.run())
+    assert record.images == 8 and record.batches == 2 and record.steps == 4  # 4 of 5 batches fit
 
-    def watching(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
-        gradients.append([w.grad.clone() for group in self.param_groups for w in group["params"]])
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", watching)
-    config = replace(tiny, accum_iter=2, clip_norm=1e6)
-    trainer = make_trainer(config, cache)
-    state = {k: v.clone() for k, v in trainer.stage.state_dict().items()}
-    assert trainer.batches == 4 and trainer.steps == 4  # of 5 batches, 4 make whole steps
-    record = next(trainer.run())
-    assert record.images == 8 and record.batches == 2
-
-    other = make_trainer(config, cache)
-    other.stage.load_state_dict(state)
-    torch.manual_seed(mix(config.seed, 0, 0))
-    for indices in list(other._batches)[:2]:
-        items = [other._dataset[i] for i in indices]
-        draws = other.stage.draw(4, 0.1, other._draws)
-        (other.stage(*other._collate(items), draws).mean() / 2).backward()
-    expected = [weight.grad for weight in other.stage.parameters()]
-    for found, due in zip(gradients[0], expected, strict=True):
+    other = Loop(cache)
+    stage = other.state.stage
+    stage.load_state_dict(weights)
+    stage.unet.eval()
+    loop.state.stage.load_state_dict(weights)
+    batches = epoch_batches(range(20), 4, 2, 0, 0, 0, 0)
+    for number, indices in enumerate(batches[:2]):
+        torch.manual_seed(0)
+        stage.train()
+        images, text, mask = other.data.collate([other.data.dataset[i] for i in indices])
+        noise = stage.draw(4, 0.1, generator(1, 0, 0, 0, number))
+        torch.manual_seed(seed_of(2, 0, 0, 0, number, 0))  # for dropout
+        (stage(images, text, mask, noise).mean() / 2).backward()
+    for found, due in zip(seen[0], (w.grad for w in stage.parameters()), strict=True):
         torch.testing.assert_close(found, due)
 
 
@@ -527,64 +598,45 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert learning_rate(0, 1, 1.0, 100) > 0  # fewer steps than warm-up
 
 
-def test_batches_cover_an_epoch_and_depend_on_seed_and_epoch_alone() -> None:
-    """Every picture once an epoch, in another order each; skipping gives the rest of the same."""
-    batches = EpochBatches(range(100, 120), 4, seed=3)
-    first = list(batches)
-    assert (
-        sorted(i for batch in first for i in batch) == list(range(100, 120)) and len(batches) == 5
-    )
-    batches.start = 2
-    assert list(batches) == first[2:] and len(batches) == 3
-    batches.start, batches.epoch = 0, 1
-    assert (
-        sorted(i for batch in batches for i in batch) == list(range(100, 120))
-        and list(batches) != first
-    )
-    assert len(next(iter(EpochBatches(range(3), 4, 0)))) == 3  # less than one batch
+def test_batches_cover_an_epoch_and_depend_on_the_seed_alone() -> None:
+    """Every image once an epoch, in another order each."""
+    first = epoch_batches(range(100, 120), 4, 1, 3, 0)
+    assert sorted(i for batch in first for i in batch) == list(range(100, 120)) and len(first) == 5
+    assert epoch_batches(range(100, 120), 4, 1, 3, 0) == first
+    second = epoch_batches(range(100, 120), 4, 1, 3, 1)
+    assert sorted(i for batch in second for i in batch) == list(range(100, 120)) and second != first
+    assert [len(batch) for batch in epoch_batches(range(3), 4, 1, 0)] == [3]  # less than one
+    assert [len(batch) for batch in epoch_batches(range(23), 4, 2, 0)] == [4] * 4  # whole groups
+    assert len(epoch_batches(range(23), 4, 9, 0)) == 5  # less than one group
 
 
-@pytest.mark.parametrize(("processes", "accum_iter", "each"), [(2, 1, 6), (3, 1, 4), (3, 3, 3)])
-def test_processes_share_the_batches_of_an_epoch(
-    processes: int, accum_iter: int, each: int
-) -> None:
-    """All get the same number, none twice, in whole groups; together they do what one would."""
-    alone = list(EpochBatches(range(50), 4, seed=3))
-    assert len(alone) == 12
-    shares = [
-        EpochBatches(range(50), 4, 3, accum_iter, process, processes)
-        for process in range(processes)
-    ]
-    assert [len(list(share)) for share in shares] == [each] * processes
-    assert [batch for row in zip(*shares, strict=True) for batch in row] == alone[
-        : each * processes
-    ]
-    for share in shares:
-        whole = list(share)
-        share.start = 2
-        assert list(share) == whole[2:]
+def test_captions_are_in_one_order_in_every_process() -> None:
+    """A set's order differs between processes; captions of one length must not follow it."""
+    captions = [f"a {c} {s}" for c in "bcade" for s in "zxy"] * 2
+    assert distinct(captions) == sorted(set(captions))
+    assert distinct(["bb", "a", "ab"]) == ["a", "ab", "bb"]
 
 
-def test_fewer_batches_than_processes_are_given_out_twice() -> None:
-    """Nobody waits for ever for a process without a batch, and all batches are full."""
-    shares = [list(EpochBatches(range(11), 4, 0, 2, process, 3)) for process in range(3)]
-    assert [[len(batch) for batch in share] for share in shares] == [[4]] * 3
-    assert shares[0] == shares[2] != shares[1]
+def test_too_few_batches_to_accumulate_still_make_a_step(cache: EmbeddingCache) -> None:
+    """`accum_iter` 8 of 5 batches: one step an epoch, not none."""
+    loop = Loop(cache, accum_iter=8)
+    before = loop.state.stage.unet.out.weight.clone()
+    record = next(loop.run())
+    assert (record.step, record.steps, record.batches, record.images) == (1, 2, 5, 20)
+    assert not torch.equal(loop.state.stage.unet.out.weight, before)
 
 
-def test_too_few_batches_to_accumulate_still_make_a_step(
-    tiny: TrainConfig, cache: EmbeddingCache
-) -> None:
-    """--ACCUM_ITER 8 of 5 batches: one step an epoch, not none."""
-    trainer = make_trainer(replace(tiny, accum_iter=8), cache)
-    before = trainer.stage.unet.out.weight.clone()
-    record = next(trainer.run())
-    assert trainer.steps == 2 and (record.step, record.batches, record.images) == (1, 5, 20)
-    assert not torch.equal(trainer.stage.unet.out.weight, before)
+def test_training_learns(cache: EmbeddingCache) -> None:
+    """The validation loss of the averaged weights falls well below that of a zero output."""
+    loop = Loop(cache, epochs=12, optim_lr=5e-3)
+    start = loop.validate()
+    losses = [record.valid_loss for record in loop.run() if isinstance(record, EpochRecord)]
+    assert losses[-1] < 0.8 * start
+    assert loop.state.best == min(losses)
 
 
 def test_loss_that_is_no_number_stops_the_training(
-    tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fault 7: the training ends in one clear error, the last good checkpoint stays."""
     forward, calls = Stage.forward, 0
@@ -597,8 +649,8 @@ def test_loss_that_is_no_number_stops_the_training(
 
     monkeypatch.setattr(Stage, "forward", breaking)
     with pytest.raises(RunError, match="loss of stage 0 is not finite any more in epoch 2"):
-        train(tiny, quiet=True)
-    (path,) = Path(tiny.output_directory).iterdir()
+        run(tiny)
+    (path,) = Path(tiny["output_directory"]).iterdir()
     directory = TrainingDirectory.open(path)
     tensors, state = directory.load_checkpoint(0)
     assert state["epoch"] == 1
@@ -607,9 +659,9 @@ def test_loss_that_is_no_number_stops_the_training(
 
 
 def test_each_distinct_caption_is_encoded_once(
-    tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Embeddings are computed once in all epochs and stages, and never again with a cache."""
+    """Embeddings are computed once for all epochs and stages, and never again with a cache."""
     encoded: list[str] = []
     encode = T5Encoder.encode
 
@@ -618,33 +670,13 @@ def test_each_distinct_caption_is_encoded_once(
         return encode(self, captions)
 
     monkeypatch.setattr(T5Encoder, "encode", counting)
-    config = replace(tiny, cache_directory=str(tmp_path / "cache"), epochs=(1,))
-    train(config, quiet=True)
+    kept = tiny | {"cache_directory": str(tmp_path / "cache"), "epochs": 1}
+    run(kept)
     captions = make_dataset("shapes-minimal", 8, 24).captions
     assert sorted(encoded) == sorted(set(captions))
     encoded.clear()
-    train(config, quiet=True)
+    run(kept)
     assert encoded == []
-
-
-def test_default_settings_run_on_after_the_first_epoch(tiny: TrainConfig) -> None:
-    """Fault 10: nothing is divided by zero, with a measured precision and all else default."""
-    names = ("parameters", "dataset", "num_images", "output_directory", "cache_directory")
-    config = TrainConfig(**{name: getattr(tiny, name) for name in names}, epochs=(2,))
-    directory = train(config, quiet=True)
-    log = directory.progress.read_text()
-    assert "stage 0 epoch 2/2" in log and "stage 1 epoch 2/2" in log and "nan" not in log
-    assert re.search(r"stage 0: precision (fp32|bf16) \(forward and backward: fp32 \d+ ms", log)
-
-
-def test_training_learns(tiny: TrainConfig, cache: EmbeddingCache) -> None:
-    """The validation loss of the averaged weights falls well below that of a zero output."""
-    config = replace(tiny, epochs=(12,), optim_lr=(5e-3,))
-    trainer = make_trainer(config, cache)
-    start = trainer.validate()
-    losses = [record.valid_loss for record in trainer.run() if isinstance(record, EpochRecord)]
-    assert losses[-1] < 0.8 * start
-    assert trainer.best == min(losses)
 
 
 # --- stopping and going on ------------------------------------------------------------------------
@@ -672,8 +704,9 @@ def assert_same(found: dict[str, Tensor], due: dict[str, Tensor]) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(parameters: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """What the tiny training comes to when nothing stops it."""
-    output = tmp_path_factory.mktemp("whole")
-    return final_state(train(tiny_config(parameters, output), quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cascade, "_train_in_processes", cascade._train_here)
+        return final_state(run(tiny_settings(parameters, tmp_path_factory.mktemp("whole"))))
 
 
 class Crash(BaseException):
@@ -687,7 +720,7 @@ def crash() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("step", [8, 13])  # mid-epoch, in the first stage and in the second
 def test_resumed_training_equals_an_uninterrupted_one(
-    tiny: TrainConfig,
+    tiny: Settings,
     uninterrupted: dict[str, Tensor],
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
@@ -696,10 +729,10 @@ def test_resumed_training_equals_an_uninterrupted_one(
     """Fault 7: after Ctrl-C or SIGTERM in mid-epoch, bit for bit; the old directory untouched."""
     with monkeypatch.context() as patch:
         at_draw(patch, step, lambda: signal.raise_signal(number))
-        with pytest.raises(RunStopped, match="--RESTART_DIRECTORY") as caught:
-            train(tiny, quiet=True)
+        with pytest.raises(RunStopped, match="`restart_directory`") as caught:
+            run(tiny)
     assert caught.value.exit_code == 128 + number
-    (old,) = Path(tiny.output_directory).iterdir()
+    (old,) = Path(tiny["output_directory"]).iterdir()
     assert str(old) in str(caught.value)
     before = snapshot(old)
     stage = {8: 0, 13: 1}[step]
@@ -708,222 +741,271 @@ def test_resumed_training_equals_an_uninterrupted_one(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as before the training
 
     torch.manual_seed(123)  # whatever the new process is seeded with
-    new = train(
-        resolve(restart_directory=str(old), output_directory=tiny.output_directory),
-        quiet=True,
-    )
+    new = run({"restart_directory": str(old), "output_directory": tiny["output_directory"]})
     assert new.path != old and snapshot(old) == before
     assert_same(final_state(new), uninterrupted)
 
 
 def test_training_killed_without_a_word_goes_on_from_its_last_checkpoint(
-    tiny: TrainConfig, uninterrupted: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+    tiny: Settings, uninterrupted: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--CHCKPT_NUM: what was saved in mid-epoch is enough to end up with the same weights."""
+    """`chckpt_num`: what was saved in mid-epoch is enough to end up with the same weights."""
     with monkeypatch.context() as patch:
         at_draw(patch, 10, crash)
         with pytest.raises(Crash):
-            train(replace(tiny, chckpt_num=2), quiet=True)
-    (old,) = Path(tiny.output_directory).iterdir()
+            run(tiny, chckpt_num=2)
+    (old,) = Path(tiny["output_directory"]).iterdir()
     state = TrainingDirectory.open(old).load_checkpoint(0)[1]
     assert (state["epoch"], state["batch"]) == (1, 4)
     assert "loss" in TrainingDirectory.open(old).progress.read_text().splitlines()[-1]
-    new = train(resolve(restart_directory=str(old)), quiet=True)
-    assert_same(final_state(new), uninterrupted)
+    assert_same(final_state(run({"restart_directory": str(old)})), uninterrupted)
 
 
-def test_checkpoint_has_optimizer_epoch_random_state_and_best_loss(
-    uninterrupted: dict[str, Tensor], tiny: TrainConfig, cache: EmbeddingCache
-) -> None:
-    """Fault 7: each of these is saved, and is there again in a trainer that loads it."""
-    trainer = make_trainer(tiny, cache)
-    for record in trainer.run():
+def test_checkpoint_has_optimizer_epoch_and_best_loss(cache: EmbeddingCache) -> None:
+    """Fault 7: each of these is saved, and is there again in a state that loads it."""
+    loop = Loop(cache)
+    for record in loop.run():
         if isinstance(record, StepRecord) and record.epoch == 1 and record.batches == 2:
             break
-    tensors, state = trainer.state()
+    tensors, numbers = loop.state.save()
     saved = {name: value.clone() for name, value in tensors.items()}
-    other = make_trainer(tiny, cache)
-    other.load_state(dict(saved), json.loads(json.dumps(state)))
+    other = Loop(cache).state
+    other.load(dict(saved), json.loads(json.dumps(numbers)))
     assert (other.epoch, other.batch, other.step) == (1, 2, 7)
-    assert other.best == trainer.best < float("inf")
-    assert torch.equal(other._draws.get_state(), trainer._draws.get_state())
-    assert torch.equal(torch.get_rng_state(), saved["random.0.torch"])
-    moments = [v for s in other._optimizer.state_dict()["state"].values() for v in s.values()]
+    assert other.best == loop.state.best < float("inf")
+    moments = [v for s in other.optimizer.state_dict()["state"].values() for v in s.values()]
     assert len(moments) == 3 * len(list(other.stage.parameters()))
-    for name, value in other.state()[0].items():
+    for name, value in other.save()[0].items():
         assert torch.equal(value, saved[name]), name
 
 
-def test_finished_training_can_be_given_more_epochs(tiny: TrainConfig) -> None:
-    """--RESTART_DIRECTORY with more --EPOCHS trains on, each stage from where it was."""
-    old = train(replace(tiny, epochs=(1,)), quiet=True)
-    again = resolve(restart_directory=str(old.path))
-    assert_same(final_state(train(again, quiet=True)), final_state(old))
+def test_finished_training_can_be_given_more_epochs(tiny: Settings) -> None:
+    """`restart_directory` with more `epochs` trains on, each stage from where it was."""
+    old = run(tiny, epochs=1)
+    again = {"restart_directory": str(old.path)}
+    assert_same(final_state(run(again)), final_state(old))
     for epochs, steps in (("1,2", [5, 10]), ("2,1", [10, 5])):
-        new = train(resolve(restart_directory=str(old.path), epochs=epochs), quiet=True)
+        new = run(again, epochs=epochs)
         assert [new.load_checkpoint(stage)[1]["step"] for stage in range(2)] == steps
         assert f"stage {steps.index(5)}: was finished before" in new.progress.read_text()
 
 
-def test_signals_are_as_before_after_a_training(tiny: TrainConfig) -> None:
+def test_signals_are_as_before_after_a_training(tiny: Settings) -> None:
     """Ctrl-C interrupts a notebook again once the training has ended."""
     before = signal.getsignal(signal.SIGINT)
-    train(replace(tiny, epochs=(1,)), quiet=True)
+    run(tiny, epochs=1)
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_training_is_reproducible(tiny: TrainConfig) -> None:
+def test_seed_decides_the_training(tiny: Settings) -> None:
     """One seed, one result; another seed, another."""
-    ends = [
-        final_state(train(replace(tiny, epochs=(1,), seed=seed), quiet=True)) for seed in (1, 1, 2)
-    ]
+    ends = [final_state(run(tiny, epochs=1, seed=seed)) for seed in (1, 1, 2)]
+    assert_same(ends[0], ends[1])
     name = "best.1.out.weight"
-    assert torch.equal(ends[0][name], ends[1][name])
     assert not torch.equal(ends[0][name], ends[2][name])
 
 
-# --- stages side by side --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def pair(tiny: TrainConfig, tmp_path: Path) -> Iterator[TrainConfig]:
-    """The tiny training without dropout, on a machine of two threads: its stages train together."""
-    imagen, unets = tiny_model()
-    model = TrainingDirectory.create(tmp_path / "model")
-    model.save_parameters(imagen, [replace(unet, dropout=0.0) for unet in unets], {})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield replace(tiny, parameters=str(model.parameters))
-    torch.set_num_threads(threads)
-
-
-def watch_steps(
-    monkeypatch: pytest.MonkeyPatch, act: Callable[[int, int], None] = lambda stage, step: None
-) -> dict[int, set[str]]:
-    """Threads in which stages train, by stage; ``act`` is called in the middle of each step."""
-    threads: dict[int, set[str]] = {0: set(), 1: set()}
-    steps = {0: 0, 1: 0}
-    draw = Stage.draw
-
-    def watching(self: Stage, *args: Any) -> Draws:
-        if self.training:
-            index = int(self.lowres_side is not None)
-            threads[index].add(threading.current_thread().name)
-            assert torch.get_num_threads() == 1
-            steps[index] += 1
-            act(index, steps[index])
-        return draw(self, *args)
-
-    monkeypatch.setattr(Stage, "draw", watching)
-    return threads
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_side_by_side_comes_to_the_same_as_one_after_the_other(
-    pair: TrainConfig, precision: str, monkeypatch: pytest.MonkeyPatch
+def test_stages_can_be_trained_one_by_one_into_one_directory(
+    tiny: Settings, uninterrupted: dict[str, Tensor]
 ) -> None:
-    """With as many threads per stage, bit for bit; and each stage trains in a thread of its own."""
-    met = threading.Barrier(2, timeout=60)
-    config = replace(pair, precision=precision)  # type: ignore[arg-type]
-    with monkeypatch.context() as patch:
-        together = watch_steps(patch, lambda stage, step: met.wait() and None)  # at the same time
-        found = train(config, quiet=True)
-    assert "side by side: 0 and 1, with 1 of 2 CPU threads each" in found.progress.read_text()
-    assert not any("MainThread" in names for names in together.values())
-    assert torch.get_num_threads() == 2  # as before
-
-    torch.set_num_threads(1)
-    apart = watch_steps(monkeypatch)
-    due = train(config, quiet=True)
-    assert "side by side" not in due.progress.read_text()
-    assert apart == {0: {"MainThread"}, 1: {"MainThread"}}
-    assert_same(final_state(found), final_state(due))
+    """`stages` 1, then 0 with `training_directory`: the same weights as both in one run."""
+    first = run(tiny, stages="1")
+    assert not first.checkpoint(0).exists() and first.checkpoint(1).is_file()
+    second = run({"training_directory": str(first.path), "stages": 0})
+    assert second.path == first.path
+    assert_same(final_state(second), uninterrupted)
+    assert first.progress.read_text().count("finished; the results") == 2
+    with pytest.raises(ValueError, match="`stages` is 2, the stages of this model are 0 to 1"):
+        resolve(**tiny, stages=2)
 
 
-def test_what_threads_would_leave_to_chance_trains_one_after_the_other(
-    tiny: TrainConfig, pair: TrainConfig
+def test_directory_of_an_older_version_goes_on(tiny: Settings, tmp_path: Path) -> None:
+    """--PRECISION=auto and the states of random generators stood in it: it still loads."""
+    old = run(tiny, epochs=1)
+    (flags,) = old.parameters.glob("training_parameters_*.txt")
+    flags.write_text(flags.read_text().replace("--PRECISION=fp32", "--PRECISION=auto"))
+    for path in old.parameters.glob("words_*.txt"):
+        path.unlink()
+    for stage in range(2):
+        tensors, numbers = old.load_checkpoint(stage)
+        tensors |= {
+            "random.0.draws": torch.get_rng_state(),
+            "random.0.torch": torch.get_rng_state(),
+        }
+        old.save_checkpoint(stage, tensors, numbers | {"device": "cpu", "precision": "fp32"})
+    new = run({"restart_directory": str(old.path)}, epochs=2)
+    assert [new.load_checkpoint(stage)[1]["step"] for stage in range(2)] == [10, 10]
+    assert resolve(restart_directory=str(old.path)).config.precision == "fp32"
+
+
+# --- a process per stage --------------------------------------------------------------------------
+
+SCRIPT = """
+import sys, json, torch
+from minimagen.training import resolve, train
+if __name__ == "__main__":
+    print(train(resolve(**json.loads(sys.argv[1])), quiet=True).path)
+"""
+
+
+def start(tmp_path: Path, settings: Settings, **environment: str) -> subprocess.Popen[str]:
+    """A script that trains with these settings."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    return subprocess.Popen(
+        [sys.executable, str(script), json.dumps(settings)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> TrainingDirectory:
+    """What the script came to, when it ended well."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and err == "", err
+    return TrainingDirectory.open(out.strip())
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_processes_come_to_the_same_with_every_hash_seed(
+    tiny: Settings, uninterrupted: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    """Dropout draws from a generator that all share; processes that load data are forked."""
-    for config, due in ((pair, True), (tiny, False), (replace(pair, num_workers=1), False)):
-        assert _Run(prepare(config), quiet=True)._side_by_side() is due
+    """Side by side or not, whatever PYTHONHASHSEED: the same command gives the same bits."""
+    for seed, threads in (("1", 2), ("2", 2), ("3", 1)):
+        directory = finish(start(tmp_path, tiny | {"threads": threads}, PYTHONHASHSEED=seed))
+        side_by_side = "side by side: 0 and 1, 1 CPU threads each" in directory.progress.read_text()
+        assert side_by_side is (threads == 2)
+        assert_same(final_state(directory), uninterrupted)
 
 
-@pytest.mark.parametrize("one_is_finished", [False, True])
-def test_stopped_side_by_side_all_go_on_where_they_were(
-    pair: TrainConfig, one_is_finished: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A signal in mid-epoch: all are saved, and end as if nothing had happened.
+@pytest.mark.slow
+@pytest.mark.processes
+def test_default_settings_run_on_after_the_first_epoch(tiny: Settings, tmp_path: Path) -> None:
+    """Fault 10: nothing is divided by zero, with all else default."""
+    names = ("parameters", "dataset", "num_images", "output_directory", "cache_directory")
+    settings = {name: tiny[name] for name in names} | {"epochs": 2}
+    log = finish(start(tmp_path, settings)).progress.read_text()
+    assert "stage 0 epoch 2/2" in log and "stage 1 epoch 2/2" in log and "nan" not in log
+    assert re.search(r"device \w+, precision (fp32|bf16)\n", log)
 
-    Also when the second is finished by then: its thread is not given to the first afterwards.
-    """
-    due = final_state(train(pair, quiet=True))
-    waiting, signalled, finished = (threading.Event() for _ in range(3))
-    save = TrainingDirectory.save_checkpoint
 
-    def act(stage: int, step: int) -> None:
-        if (stage, step) == (0, 7):
-            assert (finished if one_is_finished else waiting).wait(60)
-            signal.raise_signal(signal.SIGTERM)
-            signalled.set()
-        if (stage, step) == (1, 4) and not one_is_finished:
-            waiting.set()
-            assert signalled.wait(60)
+def wait_for(path: Path, pattern: str, process: subprocess.Popen[str]) -> Path:
+    deadline = time.monotonic() + 300  # of a machine that has much else to do
+    while not (found := list(path.glob(pattern))):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    return found[0]
 
-    def watching(self: TrainingDirectory, stage: int, tensors: Any, state: Any) -> None:
-        save(self, stage, tensors, state)
-        if stage == 1 and state["epoch"] == 2:
-            finished.set()
 
-    with monkeypatch.context() as patch:
-        watch_steps(patch, act)
-        patch.setattr(TrainingDirectory, "save_checkpoint", watching)
-        with pytest.raises(RunStopped):
-            train(replace(pair, output_directory=f"{pair.output_directory}/stopped"), quiet=True)
-    (path,) = Path(pair.output_directory, "stopped").iterdir()
-    old = TrainingDirectory.open(path)
-    assert [old.load_checkpoint(stage)[1]["step"] for stage in range(2)] == [
-        7,
-        10 if one_is_finished else 4,
+def children(process: subprocess.Popen[str]) -> list[int]:
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [
+        pid
+        for pid in map(int, listed)
+        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
-    log = old.progress.read_text()
-    assert "stage 0: stopped at step 7; checkpoint" in log
-    assert ("stage 1: stopped at step 4; checkpoint" in log) is not one_is_finished
-
-    watch_steps(monkeypatch)  # sees to the number of threads
-    assert_same(final_state(train(resolve(restart_directory=str(path)), quiet=True)), due)
 
 
-def test_stage_that_fails_leaves_a_checkpoint_of_the_other(
-    pair: TrainConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize(
+    "what", ["a stage is killed", "the parent is killed", "the parent is stopped"]
+)
+def test_processes_that_end_early_leave_what_can_be_resumed(
+    what: str, tiny: Settings, tmp_path: Path
 ) -> None:
-    """A loss that is no number ends the training once the other's step has ended and is saved."""
-    waiting, failed = threading.Event(), threading.Event()
-    forward, check = Stage.forward, StageTrainer.check
+    """When one is killed the others save; nobody goes on for ever without a parent."""
+    output = Path(tiny["output_directory"])
+    process = start(tmp_path, tiny | {"threads": 2, "epochs": 5000})
+    try:
+        wait_for(output, "*/tmp/unet_0_checkpoint.safetensors", process)
+        wait_for(output, "*/tmp/unet_1_checkpoint.safetensors", process)
+        pids = children(process)
+        assert len(pids) == 2
+        if what == "a stage is killed":
+            os.kill(pids[0], signal.SIGKILL)
+        else:
+            killed = what == "the parent is killed"
+            os.kill(process.pid, signal.SIGKILL if killed else signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+        deadline = time.monotonic() + 60
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            assert time.monotonic() < deadline, "a process is left"
+            time.sleep(0.1)
+    finally:
+        process.kill()
+    if what == "a stage is killed":
+        assert re.search(r"RunError: the process of stage [01] died, exit code -9", err)
+    elif what == "the parent is stopped":
+        assert "RunStopped: stopped; go on with" in err
+    (path,) = output.iterdir()
+    old = TrainingDirectory.open(path)
+    assert all(old.load_checkpoint(stage)[1]["step"] >= 5 for stage in range(2))
+    saved = set(re.findall(r"stage (\d) epoch \d+/5000: stopped at", old.progress.read_text()))
+    assert len(saved) == {"a stage is killed": 1, "the parent is stopped": 2}.get(what, 0)
 
-    def breaking(self: Stage, *args: Any) -> Tensor:
-        return forward(self, *args) * (float("nan") if self.lowres_side is None else 1.0)
 
-    def telling(self: StageTrainer) -> None:
-        try:
-            check(self)
-        except RunError:
-            failed.set()
-            raise
+@pytest.mark.slow
+@pytest.mark.processes
+def test_error_of_a_stage_reaches_the_parent(tiny: Settings, tmp_path: Path) -> None:
+    """A loss that is no number in a process of a stage is the parent's error of one line."""
+    process = start(tmp_path, tiny | {"threads": 2, "optim_lr": "1e38,1e-3", "epochs": "50,5000"})
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert re.search(r"RunError: the loss of stage 0 is not finite any more", err)
+    (path,) = Path(tiny["output_directory"]).iterdir()
+    assert "stage 1 epoch" in TrainingDirectory.open(path).progress.read_text()
 
-    def hold(stage: int, step: int) -> None:
-        if (stage, step) == (0, 1):
-            assert waiting.wait(60)
-        if (stage, step) == (1, 3):
-            waiting.set()
-            assert failed.wait(60)
 
-    monkeypatch.setattr(Stage, "forward", breaking)
-    monkeypatch.setattr(StageTrainer, "check", telling)
-    watch_steps(monkeypatch, hold)
-    with pytest.raises(RunError, match="loss of stage 0 is not finite any more in epoch 1"):
-        train(pair, quiet=True)
-    (path,) = Path(pair.output_directory).iterdir()
-    directory = TrainingDirectory.open(path)
-    assert directory.load_checkpoint(1)[1]["step"] == 3
-    assert not directory.checkpoint(0).exists()
-    assert "stage 1: stopped at step 3; checkpoint" in directory.progress.read_text()
+def launch(tmp_path: Path, settings: Settings, processes: int) -> TrainingDirectory:
+    """The same under torchrun, on this machine's processor (gloo)."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    command += ["--master_addr=127.0.0.1", f"--master_port={port}", str(script)]
+    done = subprocess.run(
+        [*command, json.dumps(settings)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return TrainingDirectory.open(done.stdout.splitlines()[-1])
+
+
+def losses_of(directory: TrainingDirectory) -> list[float]:
+    """The losses that its log has, in the order of stages and epochs."""
+    pattern = r"^stage (\d) epoch (\d)/\d: loss ([\d.]+), validation ([\d.]+)"
+    found = re.findall(pattern, directory.progress.read_text(), re.M)
+    assert len(found) == 4
+    return [float(value) for row in sorted(found) for value in row[2:]]
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_two_processes_train_as_one_with_twice_the_batch(parameters: Path, tmp_path: Path) -> None:
+    """Two processes with batches of 2 see the same losses as one with 4, to 1e-5."""
+    imagen, unets = tiny_model()
+    model = TrainingDirectory.create(tmp_path / "model")  # dropout would differ
+    model.save_parameters(imagen, [replace(unet, dropout=0.0) for unet in unets], {})
+    settings = tiny_settings(model.parameters, tmp_path / "out")
+    settings["train_valid_frac"] = 0.84
+    one = run_here(settings)
+    two = launch(tmp_path, settings | {"batch_size": 2}, 2)
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5, abs=2e-5)
+    first, second = final_state(one), final_state(two)
+    torch.testing.assert_close(second["best.1.out.weight"], first["best.1.out.weight"])
+
+
+def run_here(settings: Settings) -> TrainingDirectory:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cascade, "_train_in_processes", cascade._train_here)
+        return run(settings)

@@ -1,9 +1,9 @@
-"""Pictures with captions: the captioned-shapes world, and real data that takes the same road."""
+"""Images with captions: the captioned-shapes world, and real data behind the same interface."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from minimagen.data.shapes import WORLDS, ShapesDataset
 
@@ -11,6 +11,19 @@ if TYPE_CHECKING:
     from minimagen.data.real import RealDataset
 
 DEFAULT_LENGTH = 30_000  # scenes of a shapes world, where no number is given
+
+
+class CaptionedDataset(Protocol):
+    """A map-style data set of {"image": (3, side, side) in [-1, 1], "caption": str}."""
+
+    @property
+    def captions(self) -> list[str]:
+        """Those of all items."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, object]: ...
 
 
 def words(caption: str) -> list[str]:

@@ -1,22 +1,18 @@
-"""Training: the loop, its directory, and the pre-training of the shipped text encoder."""
+"""Training: decide, load, and train each stage in a process of its own."""
 
+from minimagen.run_directory import TrainingDirectory
+from minimagen.training.cascade import train
 from minimagen.training.config import TrainConfig, default_architecture
-from minimagen.training.directory import TrainingDirectory, timestamped_directory
-from minimagen.training.loop import EpochRecord, RunError, StageTrainer, StepRecord
-from minimagen.training.resolve import resolve
-from minimagen.training.run import train
-from minimagen.training.stop import RunStopped
+from minimagen.training.resolve import Plan, resolve
+from minimagen.training.stop import RunError, RunStopped
 
 __all__ = [
-    "EpochRecord",
+    "Plan",
     "RunError",
     "RunStopped",
-    "StageTrainer",
-    "StepRecord",
     "TrainConfig",
     "TrainingDirectory",
     "default_architecture",
     "resolve",
-    "timestamped_directory",
     "train",
 ]

@@ -59,7 +59,11 @@ class TrainConfig:
         0, "data", "worker processes that load images; 0 loads them in the training process", "n"
     )
     cache_directory: str | None = setting(
-        ".cache", "data", "where text embeddings are kept for the next training, or none", None, True
+        ".cache",
+        "data",
+        "where text embeddings are kept for the next training, or none",
+        None,
+        True,
     )
     epochs: PerStage[Count] = setting((8,), "training", "passes over the data", "e")
     batch_size: PerStage[Count] = setting((32,), "training", "images in a batch", "b")
@@ -77,7 +81,10 @@ class TrainConfig:
         None, "run", "train only these stages, 0 is the base: 0, or 1,2 (all)"
     )
     restart_directory: str | None = setting(
-        None, "run", "go on with the training in this directory", "rd"
+        None, "run", "go on with the training of this directory, in a new one", "rd"
+    )
+    training_directory: str | None = setting(
+        None, "run", "train the STAGES of this directory, in it", "d"
     )
     chckpt_num: Count = setting(500, "run", "batches between checkpoints", "cn")
     device: DeviceName = setting("auto", "run", "where to compute")
@@ -99,7 +106,7 @@ class TrainConfig:
 KEPT = tuple(
     item.name
     for item in fields(TrainConfig)
-    if item.name not in ("parameters", "restart_directory", "stages")
+    if item.name not in ("parameters", "restart_directory", "training_directory", "stages")
 )
 TESTING: dict[str, object] = {  # what --TESTING sets
     "dataset": "shapes-minimal",

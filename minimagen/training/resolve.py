@@ -1,28 +1,41 @@
-"""What is to be trained, from all the places that may say so: flags, --PARAMETERS, --TESTING.
+"""Decide everything about a training, once: its settings, its model, and where each came from.
 
-A value given explicitly wins over the directory of --PARAMETERS, which wins over what --TESTING
-sets, which wins over the default. What comes out is what is saved.
+A value that is given wins over the files of `parameters`, these over what `testing` sets, and that
+over the default. What is decided here is what is saved, and nobody asks again.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from minimagen.data import DEFAULT_LENGTH
+from minimagen.data.shapes import WORLDS
+from minimagen.devices import choose_device, choose_precision
+from minimagen.imagen import Imagen, ImagenConfig
+from minimagen.run_directory import TrainingDirectory, check_writable, load_parameters
+from minimagen.settings import from_text, naming, per_stage, to_text
+from minimagen.text import embedding_width
 from minimagen.training.config import (
+    KEPT,
+    TESTING,
     Architecture,
     TrainConfig,
     default_architecture,
-    flag_name,
-    parse_flag,
-    to_text,
 )
-from minimagen.training.directory import Parameters, load_parameters
+from minimagen.training.loop import StageSettings
+from minimagen.unet import UnetConfig
 
-RESUMABLE = (  # what a resumed training may do otherwise than the one before
+RESUMABLE = (  # what may differ when a training goes on
     "restart_directory",
+    "training_directory",
+    "stages",
     "epochs",
     "num_workers",
     "chckpt_num",
@@ -31,53 +44,170 @@ RESUMABLE = (  # what a resumed training may do otherwise than the one before
     "output_directory",
     "cache_directory",
 )
-TESTING: dict[str, object] = {
-    "dataset": "shapes-minimal",
-    "num_images": 256,
-    "epochs": (2,),
-    "batch_size": (16,),
-    "warmup": 5,
-    "chckpt_num": 50,
-    "testing": True,
-}
+SOURCES = ("restart_directory", "training_directory", "parameters")  # of settings and a model
 
 
-def resolve(**given: object) -> TrainConfig:
-    """The configuration: what was given, then --PARAMETERS, then --TESTING, then defaults.
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided about a training. Made by ``resolve``."""
 
-    A value may be text as on the command line. With ``restart_directory`` the configuration
-    is that of the old training, and only ``RESUMABLE`` may differ from it. Raises ValueError,
-    naming the flag or the file, for whatever cannot be.
+    config: TrainConfig  # with nothing left open
+    imagen: ImagenConfig
+    unets: tuple[UnetConfig, ...]
+    sources: Mapping[str, str]  # setting -> "given", the setting that brought it, or "default"
+    device: torch.device
+    stages: tuple[int, ...]  # to be trained in this run
+    side_by_side: bool  # these stages at the same time, each in a share of the threads
+    threads: int  # of each stage's process
+    old: TrainingDirectory | None  # to go on from
+
+    def stage_settings(self, index: int) -> StageSettings:
+        """What the training of one stage needs to know."""
+        values = {name: getattr(self.config, name, None) for name in StageSettings._fields}
+        for name in ("epochs", "batch_size", "optim_lr"):
+            values[name] = per_stage(self.config, name, len(self.unets))[index]
+        values |= {"index": index, "text_dropout": self.imagen.text_dropout}
+        return StageSettings(**values)
+
+
+def resolve(**given: object) -> Plan:
+    """Decide what is trained, and how.
+
+    given: settings of ``TrainConfig`` by name; a value may be text as on the command line. With
+    ``restart_directory`` or ``training_directory`` the training there goes on, and only the
+    settings in ``RESUMABLE`` may differ from it.
+
+    Raises ValueError, naming the setting or the file, for whatever cannot be.
     """
-    explicit = {name: parse_flag(TrainConfig, name, value) for name, value in given.items()}
-    restart, parameters = explicit.get("restart_directory"), explicit.get("parameters")
-    if restart is not None:
-        return _resume(str(restart), explicit)
-    values: dict[str, object] = dict(TESTING) if explicit.get("testing") else {}
-    saved: dict[str, object] = {}
-    if parameters is not None:
-        saved = _flags_of("--PARAMETERS", Path(str(parameters)))
-    config = TrainConfig(**(values | saved | explicit))  # type: ignore[arg-type]
-    beaten = [name for name in values if name in saved and name not in explicit]
+    explicit = from_text(TrainConfig, given)
+    asked = TrainConfig(**explicit)  # type: ignore[arg-type]  # pydantic checks them
+    origin = next((name for name in SOURCES if getattr(asked, name) is not None), None)
+    old = None
+    saved: dict[str, Any] = {}
+    model = default_architecture(asked.testing)
+    if origin is not None:
+        with naming(origin):
+            directory = Path(str(getattr(asked, origin)))
+            if origin != "parameters":
+                old = TrainingDirectory.open(directory)
+                directory = old.parameters
+            model, saved = _read(directory)
+    if old is not None:
+        _check_resumable(explicit, TrainConfig(**saved), str(origin))
+    preset = TESTING if asked.testing and old is None else {}
+    config = TrainConfig(**(preset | saved | explicit))  # type: ignore[arg-type]
+    sources = {
+        item.name: "given"
+        if item.name in explicit
+        else str(origin)
+        if item.name in saved
+        else "testing"
+        if item.name in preset
+        else "default"
+        for item in fields(TrainConfig)
+    }
+    beaten = [name for name in preset if name in saved and name not in explicit]
     if beaten:
-        said = " ".join(f"{flag_name(name)}={to_text(saved[name])}" for name in beaten)
-        warnings.warn(f"--PARAMETERS wins over --TESTING: {said}", stacklevel=2)
-    return config
+        said = ", ".join(f"`{name}` is {to_text(saved[name])}" for name in beaten)
+        warnings.warn(f"`parameters` wins over `testing`: {said}", stacklevel=2)
 
-
-def architecture(config: TrainConfig) -> Architecture:
-    """The model that a configuration asks for, but for the width of its text encoder.
-
-    Raises ValueError, naming the flag, when a flag does not fit the model.
-    """
-    if config.restart_directory is not None:
-        imagen, unets, _ = _read_parameters(
-            "--RESTART_DIRECTORY", Path(config.restart_directory) / "parameters"
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    if old is not None and config.precision == "auto":  # as older versions saved it
+        precision = _precision_of(old, len(model.unets)) or precision
+    model = _architecture(config, model, sources, origin)
+    unfit = "`parameters`: " if origin == "parameters" else ""
+    try:
+        with torch.device("meta"):  # no memory is taken: do the parts fit each other?
+            Imagen(*model)
+    except ValueError as error:
+        raise ValueError(f"{unfit}{error}") from None
+    known = config.dataset in WORLDS
+    config = replace(
+        config,
+        img_side_len=model.imagen.stages[-1].side,
+        t5_name=model.imagen.text_encoder,
+        max_num_words=model.imagen.max_tokens,
+        timesteps=model.imagen.timesteps,
+        num_images=DEFAULT_LENGTH if known and config.num_images is None else config.num_images,
+        precision=precision,
+    )
+    stages = tuple(range(len(model.unets))) if config.stages is None else config.stages
+    for name in ("epochs", "batch_size", "optim_lr"):
+        per_stage(config, name, len(model.unets))
+    if wrong := [stage for stage in stages if stage >= len(model.unets)]:
+        raise ValueError(
+            f"`stages` is {wrong[0]}, the stages of this model are 0 to {len(model.unets) - 1}"
         )
-    elif config.parameters is not None:
-        imagen, unets, _ = _read_parameters("--PARAMETERS", Path(config.parameters))
-    else:
-        imagen, unets = default_architecture(config.dataset, config.testing)
+    for name in ("output_directory", "cache_directory"):
+        if getattr(config, name) is not None:
+            check_writable(getattr(config, name), name)
+    threads = config.threads or torch.get_num_threads()
+    side_by_side = device.type == "cpu" and threads > 1 and len(stages) > 1 and not launched()
+    return Plan(
+        config,
+        model.imagen,
+        model.unets,
+        sources,
+        device,
+        stages,
+        side_by_side,
+        max(1, threads // len(stages)) if side_by_side else threads,
+        old,
+    )
+
+
+def launched() -> bool:
+    """Whether a launcher (accelerate launch, torchrun) has started this as one of its processes."""
+    return "LOCAL_RANK" in os.environ
+
+
+def _read(directory: Path) -> tuple[Architecture, dict[str, Any]]:
+    """The model and the settings in a ``parameters`` directory; both must say the same."""
+    imagen, unets, flags = load_parameters(directory, known=KEPT)
+    try:
+        values = from_text(TrainConfig, flags)
+        config = TrainConfig(**values)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"training_parameters in {directory}: {error}") from None
+    said = {
+        "timesteps": imagen.timesteps,
+        "t5_name": imagen.text_encoder,
+        "max_num_words": imagen.max_tokens,
+        "img_side_len": imagen.stages[-1].side,
+    }
+    for name, value in said.items():
+        if name in values and getattr(config, name) not in (None, value):
+            raise ValueError(
+                f"training_parameters in {directory} has `{name}`={to_text(getattr(config, name))},"
+                f" but its imagen_params has {value}: they should agree"
+            )
+    return Architecture(imagen, unets), {name: getattr(config, name) for name in values}
+
+
+def _check_resumable(explicit: Mapping[str, object], old: TrainConfig, origin: str) -> None:
+    for name in explicit:
+        value = getattr(TrainConfig(**{name: explicit[name]}), name)  # type: ignore[arg-type]
+        if name not in RESUMABLE and value != getattr(old, name):
+            raise ValueError(
+                f"`{name}` is {to_text(value)}, but the training of `{origin}` has "
+                f"{to_text(getattr(old, name))}: a training that goes on should keep it"
+            )
+
+
+def _precision_of(old: TrainingDirectory, stages: int) -> Any:
+    for stage in range(stages):
+        if old.checkpoint(stage).is_file():
+            with naming("restart_directory"):
+                return old.checkpoint_header(stage)[1].get("precision")
+    return None
+
+
+def _architecture(
+    config: TrainConfig, model: Architecture, sources: Mapping[str, str], origin: str | None
+) -> Architecture:
+    """The model with what the settings change in it."""
+    imagen, unets = model
     stages = list(imagen.stages)
     if config.timesteps is not None:
         most = config.timesteps
@@ -87,7 +217,7 @@ def architecture(config: TrainConfig) -> Architecture:
         if config.img_side_len % multiple or config.img_side_len <= max(before, default=0):
             smaller = f" and above {before[0]}, the stage before" if before else ""
             raise ValueError(
-                f"--IMG_SIDE_LEN is {config.img_side_len}, for this model it should be a multiple "
+                f"`img_side_len` is {config.img_side_len}, for this model it should be a multiple "
                 f"of {multiple}{smaller}"
             )
         stages[-1] = replace(stages[-1], side=config.img_side_len)
@@ -96,46 +226,14 @@ def architecture(config: TrainConfig) -> Architecture:
         "text_encoder": config.t5_name,
         "max_tokens": config.max_num_words,
     }
-    given = {name: value for name, value in changes.items() if value is not None}
-    return Architecture(replace(imagen, stages=tuple(stages), **given), unets)  # type: ignore[arg-type]
-
-
-def _read_parameters(name: str, directory: Path) -> Parameters:
-    try:
-        return load_parameters(directory)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def _flags_of(name: str, directory: Path) -> dict[str, object]:
-    """The flags in a parameters directory. Those that the JSON files say too must say the same."""
-    imagen, _, flags = _read_parameters(name, directory)
-    try:
-        values = {key.lower(): parse_flag(TrainConfig, key.lower(), flags[key]) for key in flags}
-    except ValueError as error:
-        raise ValueError(f"{name}: training_parameters in {directory}: {error}") from None
-    said = {
-        "timesteps": imagen.timesteps,
-        "t5_name": imagen.text_encoder,
-        "max_num_words": imagen.max_tokens,
-        "img_side_len": imagen.stages[-1].side,
-    }
-    for key, value in said.items():
-        if values.get(key) is not None and values[key] != value:
-            raise ValueError(
-                f"{name}: training_parameters in {directory} has {flag_name(key)}={values[key]}, "
-                f"but its imagen_params has {value}: they should agree"
-            )
-    return values
-
-
-def _resume(directory: str, explicit: Mapping[str, object]) -> TrainConfig:
-    saved = _flags_of("--RESTART_DIRECTORY", Path(directory) / "parameters")
-    old = TrainConfig(**saved)  # type: ignore[arg-type]
-    for name, value in explicit.items():
-        if name not in RESUMABLE and value != getattr(old, name):
-            raise ValueError(
-                f"{flag_name(name)} is {to_text(value)}, but the training of --RESTART_DIRECTORY "
-                f"has {to_text(getattr(old, name))}: a resumed training should keep it"
-            )
-    return replace(old, **explicit)  # type: ignore[arg-type]
+    changed = {name: value for name, value in changes.items() if value is not None}
+    with naming("t5_name"):
+        width = embedding_width(str(changed.get("text_encoder", imagen.text_encoder)))
+    if sources["t5_name"] == "given" or origin is None:
+        unets = tuple(replace(unet, text_dim=width) for unet in unets)
+    elif any(unet.text_dim != width for unet in unets):
+        raise ValueError(
+            f"`{origin}`: text_dim of the U-Nets is {unets[0].text_dim}, it should be {width}, the "
+            f"width of {imagen.text_encoder}"
+        )
+    return Architecture(replace(imagen, stages=tuple(stages), **changed), unets)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted, so that a training can finish its step and save before it ends."""
+"""How a training ends early: an error, or a signal that is noted so that a step can be finished."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import signal
 from typing import Any
 
 
+class RunError(RuntimeError):
+    """A training that cannot go on, said in one line."""
+
+
 class RunStopped(RuntimeError):
-    """A training stopped by Ctrl-C or SIGTERM, its checkpoint written."""
+    """A training stopped by Ctrl-C or SIGTERM, its checkpoints written."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)

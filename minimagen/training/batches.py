@@ -1,0 +1,82 @@
+"""What a stage learns from: its images and captions, and the batches of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from minimagen.data import CaptionedDataset
+from minimagen.randomness import generator
+from minimagen.text import EmbeddingCache
+
+
+def split(length: int, share: float, most: int | None, seed: int) -> tuple[list[int], list[int]]:
+    """Indices to train on, a ``share`` of all, and at most ``most`` of the rest to validate on.
+
+    Raises ValueError when either would be empty.
+    """
+    order = torch.randperm(length, generator=generator(seed))
+    count = round(length * share)
+    if not 0 < count < length:
+        raise ValueError(
+            f"`train_valid_frac` is {share}, of {length} images that leaves {count} to train and "
+            f"{length - count} to validate on: both should have some"
+        )
+    return order[:count].tolist(), order[count:][:most].tolist()
+
+
+def distinct(captions: Sequence[str]) -> list[str]:
+    """Every caption once, short ones first: in an order that does not differ between processes."""
+    return sorted(set(captions), key=lambda caption: (len(caption), caption))
+
+
+@dataclass
+class StageData:
+    """What a stage learns from.
+
+    dataset:      its images at least at the stage's side
+    train, valid: indices into it
+    embeddings:   of all its captions
+    num_workers:  worker processes that load images
+    """
+
+    dataset: CaptionedDataset
+    train: Sequence[int]
+    valid: Sequence[int]
+    embeddings: EmbeddingCache
+    num_workers: int = 0
+
+    def load(self, batches: Sequence[Sequence[int]]) -> DataLoader[Any]:
+        """Batches of items: images (B, 3, H, W), embeddings (B, N, D), mask (B, N)."""
+        return DataLoader(
+            self.dataset,
+            batch_sampler=batches,  # type: ignore[arg-type]  # a list of lists will do
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else iterating draws from the global one
+        )
+
+    def collate(self, items: list[dict[str, Any]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Items to a batch, see ``load``."""
+        images = torch.stack([item["image"] for item in items])
+        return images, *self.embeddings([item["caption"] for item in items])
+
+
+def epoch_batches(
+    indices: Sequence[int], size: int, accum_iter: int, *seed: int
+) -> list[list[int]]:
+    """The batches of an epoch: each index at most once, in an order that the seed alone decides.
+
+    Indices that do not fill a batch, and batches that do not fill a group of ``accum_iter``, wait
+    for another epoch. Where there are too few for one batch or one group, they make one.
+    """
+    order = torch.as_tensor(indices)[torch.randperm(len(indices), generator=generator(*seed))]
+    batches = [part.tolist() for part in order.split(size)]
+    batches = [batch for batch in batches if len(batch) == size] or batches
+    return batches[: len(batches) - len(batches) % accum_iter] or batches

@@ -1,0 +1,94 @@
+"""All that changes while a stage is trained, and how a checkpoint holds it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minimagen.imagen import Stage
+
+
+class TrainingState:
+    """A stage on its device, its averaged copy, the optimizer, and how far the training is.
+
+    stage:      the module to train
+    ema:        a copy of it with the moving average of its weights
+    epoch, batch, step: epochs done, batches done of this epoch, optimizer steps done
+    best:       the lowest validation loss so far
+    sums:       sum of the losses of this epoch, and number of images: (2,)
+    """
+
+    def __init__(self, stage: Stage, device: torch.device) -> None:
+        # channels last is the faster memory layout for convolutions
+        self.stage = stage.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = copy.deepcopy(self.stage).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.stage.parameters(),
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self.epoch = self.batch = self.step = 0
+        self.best = math.inf
+        kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = torch.zeros(2, dtype=kind, device=device)
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Add the losses of some images, given as their sum, to those of this epoch."""
+        self.sums[0] += loss
+        self.sums[1] += images
+
+    def end_epoch(self, valid_loss: float) -> None:
+        """Go on to the next epoch."""
+        self.best = min(valid_loss, self.best)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.sums.zero_()
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that ``load`` needs to go on exactly here: tensors, and JSON values."""
+        tensors = {f"model.{k}": v for k, v in self.stage.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        return tensors | {"sums": self.sums}, {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "best": self.best if math.isfinite(self.best) else None,
+        }
+
+    def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Go on from what ``save`` returned. ``tensors`` is emptied, to free their memory.
+
+        Raises ValueError when it belongs to another model.
+        """
+
+        def take(prefix: str) -> dict[str, Tensor]:
+            names = [name for name in tensors if name.startswith(prefix)]
+            return {name[len(prefix) :]: tensors.pop(name) for name in names}
+
+        try:
+            self.stage.load_state_dict(take("model."))
+            self.ema.load_state_dict(take("ema."))
+            weights = list(self.stage.parameters())
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in take("optimizer.").items():
+                number, _, kind = name.partition(".")
+                weight = weights[int(number)]
+                if value.shape == weight.shape:  # in the memory format of the weight
+                    value = torch.empty_like(weight).copy_(value)
+                moments.setdefault(int(number), {})[kind] = value
+            saved = self.optimizer.state_dict()
+            self.optimizer.load_state_dict({**saved, "state": moments})
+            self.sums.copy_(tensors.pop("sums"))
+            self.epoch, self.batch, self.step = (numbers[k] for k in ("epoch", "batch", "step"))
+            self.best = math.inf if numbers["best"] is None else numbers["best"]
+        except (KeyError, IndexError, RuntimeError) as error:
+            reason = str(error).strip().split("\n")[-1].strip()
+            raise ValueError(f"the checkpoint does not fit the model: {reason}") from None
+        finally:
+            tensors.clear()
