@@ -29,7 +29,7 @@ def choose_device(name: DeviceName = "auto") -> torch.device:
     return torch.device(name)
 
 
-def choose_precision(name: Precision, device: torch.device) -> str:
+def choose_precision(name: Precision, device: torch.device) -> Precision:
     """ "fp32", "bf16" or "fp16" on a device; "auto" takes bf16 where the hardware computes it.
 
     That is: CUDA from compute capability 8.0 (Ampere) on, and CPUs with AMX or AVX512-BF16. The

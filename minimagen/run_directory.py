@@ -112,7 +112,7 @@ def load_parameters(directory: Path | str, known: Collection[str] = ()) -> Param
         _read(UnetConfig, _only(directory, f"unet_{i}_params_*.json")) for i in range(len(numbers))
     )
     flags: dict[str, str] = {}
-    if known and list(directory.glob("training_parameters_*.txt")):
+    if known and any(directory.glob("training_parameters_*.txt")):
         flags = _read_flags(_only(directory, "training_parameters_*.txt"), known)
     return Parameters(imagen, unets, flags)
 

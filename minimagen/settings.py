@@ -69,7 +69,7 @@ def settings(cls: type[T]) -> type[T]:
             raise ValueError(explain(error, made, given)) from None
 
     made.__init__ = __init__  # type: ignore[method-assign]
-    return made
+    return made  # type: ignore[return-value]
 
 
 def setting(

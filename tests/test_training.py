@@ -439,7 +439,7 @@ def cache() -> EmbeddingCache:
 
 
 SETTINGS = StageSettings(
-    index=0,
+    stage=0,
     epochs=2,
     batch_size=4,
     optim_lr=2e-3,
@@ -945,7 +945,9 @@ def test_processes_that_end_early_leave_what_can_be_resumed(
     (path,) = output.iterdir()
     old = TrainingDirectory.open(path)
     assert all(old.load_checkpoint(stage)[1]["step"] >= 5 for stage in range(2))
-    saved = set(re.findall(r"stage (\d) epoch \d+/5000: stopped at", old.progress.read_text()))
+    saved = set(
+        re.findall(r"stage (\d): stopped at step \d+; checkpoint", old.progress.read_text())
+    )
     assert len(saved) == {"a stage is killed": 1, "the parent is stopped": 2}.get(what, 0)
 
 

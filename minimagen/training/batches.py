@@ -51,11 +51,11 @@ class StageData:
     embeddings: EmbeddingCache
     num_workers: int = 0
 
-    def load(self, batches: Sequence[Sequence[int]]) -> DataLoader[Any]:
+    def load(self, batches: list[list[int]]) -> DataLoader[Any]:
         """Batches of items: images (B, 3, H, W), embeddings (B, N, D), mask (B, N)."""
         return DataLoader(
-            self.dataset,
-            batch_sampler=batches,  # type: ignore[arg-type]  # a list of lists will do
+            self.dataset,  # type: ignore[arg-type]  # torch asks for a base class, not a protocol
+            batch_sampler=batches,
             collate_fn=self.collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

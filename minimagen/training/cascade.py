@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from tqdm import tqdm
 
 from minimagen.data import words
 from minimagen.imagen import Imagen
@@ -30,8 +27,9 @@ from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache, load_text_encoder
 from minimagen.training.batches import distinct
+from minimagen.training.report import Line, Report
 from minimagen.training.resolve import Plan, launched
-from minimagen.training.run import Line, Progress, load_dataset, run_stage, split_dataset
+from minimagen.training.run import load_dataset, run_stage, split_dataset
 from minimagen.training.stop import RunError, RunStopped, StopSignal
 
 
@@ -72,82 +70,6 @@ def train(
             raise
         report.show(Line(f"finished; the results are in {directory.path}", True))
     return directory
-
-
-class Report:
-    """What is said of a training: lines in its log and on the terminal, and a bar per stage."""
-
-    def __init__(
-        self, plan: Plan, main: bool, quiet: bool, say: Callable[[str], None] | None
-    ) -> None:
-        self.plan, self.main, self.quiet = plan, main, quiet or not main
-        self.say = say or (lambda text: tqdm.write(text, file=sys.stdout))
-        self.directory: TrainingDirectory | None = None
-        self._early: list[str] = []  # lines from before there was a directory
-        self._bars: dict[int, Any] = {}
-
-    def __enter__(self) -> Report:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        for bar in self._bars.values():
-            bar.close()
-
-    def bar(self, name: str, total: int, unit: str) -> Any:
-        """A progress bar, on terminals only."""
-        hidden = True if self.quiet else None
-        return tqdm(total=total, desc=name, unit=unit, smoothing=0.05, disable=hidden)
-
-    def show(self, message: Line | Progress) -> None:
-        """Write a line, or move a bar."""
-        if isinstance(message, Progress):
-            if message.stage not in self._bars:
-                self._bars[message.stage] = self.bar(f"stage {message.stage}", message.total, "img")
-                self._bars[message.stage].initial = message.images
-            bar = self._bars[message.stage]
-            bar.set_postfix_str(f"loss {message.loss:.4f}", refresh=False)
-            bar.update(message.images - bar.n)
-            return
-        if self.directory is None:
-            self._early.append(message.text)
-        elif self.main:
-            self.directory.log(message.text)
-        if message.show and not self.quiet:
-            self.say(message.text)
-
-    def begin(self, directory: TrainingDirectory, train: int, valid: int) -> None:
-        """Say what is going to be trained."""
-        plan, early, self._early = self.plan, self._early, []
-        self.directory = directory
-        self.show(Line(f"training directory: {directory.path}", True))
-        if plan.old is not None and plan.old.path != directory.path:
-            self.show(Line(f"goes on from: {plan.old.path}", True))
-        for source in sorted(set(plan.sources.values())):
-            values = plan.config.to_text()
-            named = [f"{k}={v}" for k, v in values.items() if plan.sources[k] == source]
-            self.show(Line(f"settings ({source}): {', '.join(named)}"))
-        for text in early:
-            self.show(Line(text))
-        with torch.device("meta"):
-            imagen = Imagen(plan.imagen, plan.unets)
-        for i, stage in enumerate(imagen.stages):
-            count = sum(weight.numel() for weight in stage.parameters())
-            self.show(
-                Line(f"stage {i}: {plan.imagen.stages[i].side} pixels, {count:,} weights", True)
-            )
-        source = plan.config.dataset
-        self.show(
-            Line(f"data: {train} images to train on, {valid} to validate on, from {source}", True)
-        )
-        self.show(Line(f"device {plan.device.type}, precision {plan.config.precision}"))
-        if plan.side_by_side:
-            stages = " and ".join(map(str, plan.stages))
-            self.show(Line(f"stages side by side: {stages}, {plan.threads} CPU threads each", True))
 
 
 # --- before any stage trains ----------------------------------------------------------------------
@@ -256,30 +178,25 @@ def _train_here(
 def _train_in_processes(
     plan: Plan, directory: TrainingDirectory, embeddings: EmbeddingCache, report: Report
 ) -> None:
-    """Train each stage in a process of its own.
+    """Train each stage in a process of its own, all at once or one after the other.
 
     When one fails, or a signal asks to stop, the others finish their step and save.
     """
     groups = [plan.stages] if plan.side_by_side else [(index,) for index in plan.stages]
     for group in groups:
-        error, number = _run_group(group, plan, directory, embeddings.path, report)
-        if error is not None:
-            raise error
-        if number:
-            raise _stopped(directory, number)
+        _train_group(group, plan, directory, embeddings.path, report)
 
 
-def _run_group(
+def _train_group(
     group: Sequence[int],
     plan: Plan,
     directory: TrainingDirectory,
     embeddings: Path | None,
     report: Report,
-) -> tuple[Exception | None, int]:
-    """Run stages at the same time; the first error if there was one, and the signal to stop."""
+) -> None:
     context = multiprocessing.get_context("spawn")
-    stop, error = context.Event(), None
-    runs: dict[Connection, tuple[int, Any]] = {}
+    stop, error = context.Event(), cast(Exception | None, None)
+    runs: dict[Any, tuple[int, Any]] = {}  # by the connection that a process writes to
     with StopSignal() as asked:
         try:
             for index in group:
@@ -290,18 +207,15 @@ def _run_group(
                 sender.close()  # the process has its own; when it ends, the receiver sees the end
                 runs[receiver] = index, process
             while runs:
-                for receiver in wait(list(runs), timeout=0.2):
-                    index, process = runs[receiver]
+                for connection in wait(list(runs), timeout=0.2):
+                    index, process = runs[connection]
                     try:
-                        message = receiver.recv()
+                        message = cast(Connection, connection).recv()
                     except EOFError:
-                        del runs[receiver]
+                        del runs[connection]
                         process.join()
-                        if process.exitcode:
-                            code = process.exitcode
-                            error = error or RunError(
-                                f"the process of stage {index} died, exit code {code}"
-                            )
+                        died = f"the process of stage {index} died, exit code {process.exitcode}"
+                        error = error or (RunError(died) if process.exitcode else None)
                         continue
                     if isinstance(message, Exception):
                         error = error or message
@@ -312,7 +226,10 @@ def _run_group(
         finally:
             for _, process in runs.values():  # left by an interrupt
                 process.kill()
-    return error, asked.number
+    if error is not None:
+        raise error
+    if asked.number:
+        raise _stopped(directory, asked.number)
 
 
 def _process(

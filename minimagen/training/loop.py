@@ -33,7 +33,7 @@ ORDER, NOISE, DROPOUT, VALIDATION = range(4)  # what random numbers are for
 class StageSettings(NamedTuple):
     """The settings of one stage's training; see ``TrainConfig`` for what they mean."""
 
-    index: int  # of the stage in the cascade
+    stage: int  # its number in the cascade
     epochs: int
     batch_size: int  # of each process
     optim_lr: float
@@ -79,7 +79,7 @@ def train_stage(
 
     Raises RunError when a loss is not finite.
     """
-    index, device = settings.index, accelerator.device
+    index, device = settings.stage, accelerator.device
     rank, processes = accelerator.process_index, accelerator.num_processes
     size = settings.batch_size * processes
     per_epoch = len(epoch_batches(data.train, size, settings.accum_iter, 0))
@@ -160,7 +160,7 @@ def validate(
     loader = data.load([[data.valid[place] for place in part] for part in parts])
     for part, batch in zip(parts, loader, strict=True):
         pictures, text, mask = (tensor.to(device) for tensor in batch)
-        seed = (VALIDATION, settings.seed, settings.index)
+        seed = (VALIDATION, settings.seed, settings.stage)
         each = [stage.draw(1, 0.0, generator(*seed, place)) for place in part]
         draws = Draws(*(torch.cat(rows) for rows in zip(*each, strict=True)))
         draws = draws._replace(t=(torch.tensor(part) + 0.5) / count).to(device)  # spread evenly

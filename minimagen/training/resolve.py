@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from minimagen.data import DEFAULT_LENGTH
 from minimagen.data.shapes import WORLDS
-from minimagen.devices import choose_device, choose_precision
+from minimagen.devices import Precision, choose_device, choose_precision
 from minimagen.imagen import Imagen, ImagenConfig
 from minimagen.run_directory import TrainingDirectory, check_writable, load_parameters
 from minimagen.settings import from_text, naming, per_stage, to_text
@@ -63,11 +63,19 @@ class Plan:
 
     def stage_settings(self, index: int) -> StageSettings:
         """What the training of one stage needs to know."""
-        values = {name: getattr(self.config, name, None) for name in StageSettings._fields}
-        for name in ("epochs", "batch_size", "optim_lr"):
-            values[name] = per_stage(self.config, name, len(self.unets))[index]
-        values |= {"index": index, "text_dropout": self.imagen.text_dropout}
-        return StageSettings(**values)
+        config, count = self.config, len(self.unets)
+        return StageSettings(
+            index,
+            per_stage(config, "epochs", count)[index],
+            per_stage(config, "batch_size", count)[index],
+            per_stage(config, "optim_lr", count)[index],
+            config.accum_iter,
+            config.warmup,
+            config.clip_norm,
+            config.ema_decay,
+            config.seed,
+            self.imagen.text_dropout,
+        )
 
 
 def resolve(**given: object) -> Plan:
@@ -93,19 +101,12 @@ def resolve(**given: object) -> Plan:
                 directory = old.parameters
             model, saved = _read(directory)
     if old is not None:
-        _check_resumable(explicit, TrainConfig(**saved), str(origin))
+        _check_resumable(asked, explicit, saved, str(origin))
     preset = TESTING if asked.testing and old is None else {}
     config = TrainConfig(**(preset | saved | explicit))  # type: ignore[arg-type]
-    sources = {
-        item.name: "given"
-        if item.name in explicit
-        else str(origin)
-        if item.name in saved
-        else "testing"
-        if item.name in preset
-        else "default"
-        for item in fields(TrainConfig)
-    }
+    sources = {item.name: "default" for item in fields(TrainConfig)}
+    sources |= dict.fromkeys(preset, "testing") | dict.fromkeys(saved, str(origin))
+    sources |= dict.fromkeys(explicit, "given")
     beaten = [name for name in preset if name in saved and name not in explicit]
     if beaten:
         said = ", ".join(f"`{name}` is {to_text(saved[name])}" for name in beaten)
@@ -114,22 +115,20 @@ def resolve(**given: object) -> Plan:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     if old is not None and config.precision == "auto":  # as older versions saved it
-        precision = _precision_of(old, len(model.unets)) or precision
+        for index in range(len(model.unets)):
+            if old.checkpoint(index).is_file():
+                precision = cast(Precision, old.checkpoint_header(index)[1]["precision"])
     model = _architecture(config, model, sources, origin)
-    unfit = "`parameters`: " if origin == "parameters" else ""
-    try:
-        with torch.device("meta"):  # no memory is taken: do the parts fit each other?
-            Imagen(*model)
-    except ValueError as error:
-        raise ValueError(f"{unfit}{error}") from None
-    known = config.dataset in WORLDS
+    with naming(origin or "parameters"), torch.device("meta"):  # which takes no memory
+        Imagen(*model)  # do the parts fit each other?
+    endless = config.dataset in WORLDS
     config = replace(
         config,
         img_side_len=model.imagen.stages[-1].side,
         t5_name=model.imagen.text_encoder,
         max_num_words=model.imagen.max_tokens,
         timesteps=model.imagen.timesteps,
-        num_images=DEFAULT_LENGTH if known and config.num_images is None else config.num_images,
+        num_images=DEFAULT_LENGTH if endless and config.num_images is None else config.num_images,
         precision=precision,
     )
     stages = tuple(range(len(model.unets))) if config.stages is None else config.stages
@@ -185,22 +184,16 @@ def _read(directory: Path) -> tuple[Architecture, dict[str, Any]]:
     return Architecture(imagen, unets), {name: getattr(config, name) for name in values}
 
 
-def _check_resumable(explicit: Mapping[str, object], old: TrainConfig, origin: str) -> None:
-    for name in explicit:
-        value = getattr(TrainConfig(**{name: explicit[name]}), name)  # type: ignore[arg-type]
-        if name not in RESUMABLE and value != getattr(old, name):
+def _check_resumable(
+    asked: TrainConfig, given: Iterable[str], saved: Mapping[str, object], origin: str
+) -> None:
+    for name in given:
+        before = saved.get(name)
+        if name not in RESUMABLE and getattr(asked, name) != before:
             raise ValueError(
-                f"`{name}` is {to_text(value)}, but the training of `{origin}` has "
-                f"{to_text(getattr(old, name))}: a training that goes on should keep it"
+                f"`{name}` is {to_text(getattr(asked, name))}, but the training of `{origin}` has "
+                f"{to_text(before)}: a training that goes on should keep it"
             )
-
-
-def _precision_of(old: TrainingDirectory, stages: int) -> Any:
-    for stage in range(stages):
-        if old.checkpoint(stage).is_file():
-            with naming("restart_directory"):
-                return old.checkpoint_header(stage)[1].get("precision")
-    return None
 
 
 def _architecture(

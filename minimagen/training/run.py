@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from minimagen.data import CaptionedDataset, make_dataset
 from minimagen.imagen import Imagen, Stage
@@ -21,26 +19,11 @@ from minimagen.settings import naming
 from minimagen.text import EmbeddingCache
 from minimagen.training.batches import StageData, distinct, split
 from minimagen.training.loop import EpochRecord, train_stage
+from minimagen.training.report import Line, Progress
 from minimagen.training.resolve import Plan
 from minimagen.training.state import TrainingState
 
 WHITENING_CAPTIONS = 2000  # from which the mean and covariance of the text are measured
-
-
-class Line(NamedTuple):
-    """A line for the log; ``show``: for the terminal too."""
-
-    text: str
-    show: bool = False
-
-
-class Progress(NamedTuple):
-    """How far a stage is: images trained on, of how many, and the last loss."""
-
-    stage: int
-    images: int
-    total: int
-    loss: float
 
 
 def load_dataset(plan: Plan, index: int = 0) -> CaptionedDataset:
@@ -94,35 +77,32 @@ def run_stage(
 
     saved, losses, images, began = (state.epoch, state.batch), [], 0, time.perf_counter()
     for record in train_stage(state, data, settings, accelerator):
-        what, show = "", False
+        text, epoch_ended = "", isinstance(record, EpochRecord)
         if isinstance(record, EpochRecord):
-            note = " (best, weights saved)" if record.best else ""
-            what, show = (
-                f"loss {record.train_loss:.5f}, validation {record.valid_loss:.5f}{note}",
-                True,
-            )
-            what += f", {record.seconds:.1f} s"
             if record.best and accelerator.is_main_process:
                 directory.save_best(index, state.ema.unet.state_dict())
+            text = f"loss {record.train_loss:.5f}, validation {record.valid_loss:.5f}"
+            text += f"{' (best, weights saved)' if record.best else ''}, {record.seconds:.1f} s"
         else:
             losses.append(record.loss)
             images += record.images
             if record.step % 10 == 0 or record.step == record.steps:
-                done, total = (n * record.images for n in (record.step, record.steps))
+                done, total = record.step * record.images, record.steps * record.images
                 yield Progress(index, done, total, record.loss.item())
             if record.batches // config.chckpt_num > saved[1] // config.chckpt_num:
+                mean = torch.stack(losses).mean().item()
                 speed = images / (time.perf_counter() - began)
-                what = f"step {record.step}/{record.steps}: {_mean(losses)}, "
-                what += f"lr {record.lr:.2e}, {speed:.0f} images/s"
+                text = f"step {record.step}/{record.steps}, loss {mean:.5f} over the last "
+                text += f"{len(losses)} steps, lr {record.lr:.2e}, {speed:.0f} images/s"
         stopped = _any_process(stop(), accelerator)
-        if stopped and not what and saved != (state.epoch, state.batch):
-            what = f"stopped at step {state.step}"
-        if what:
+        if text or stopped:
             _save(state, index, directory, accelerator, config.precision)
             saved, losses = (state.epoch, state.batch), []
+        if text:
             epoch = f"epoch {record.epoch + 1}/{settings.epochs}"
-            yield Line(f"stage {index} {epoch}: {what}; checkpoint", show)
+            yield Line(f"stage {index} {epoch}: {text}; checkpoint", show=epoch_ended)
         if stopped:
+            yield Line(f"stage {index}: stopped at step {state.step}; checkpoint")
             return
 
 
@@ -172,7 +152,3 @@ def _any_process(stop: bool, accelerator: Accelerator) -> bool:
         return stop
     flag = torch.tensor([stop], device=accelerator.device)
     return bool(accelerator.gather(flag).any())
-
-
-def _mean(losses: list[Tensor]) -> str:
-    return f"loss {torch.stack(losses).mean().item():.5f} over the last {len(losses)} steps"

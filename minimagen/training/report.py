@@ -1,0 +1,106 @@
+"""What is said of a training: lines in its log and on the terminal, and a bar per stage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from minimagen.imagen import Imagen
+from minimagen.run_directory import TrainingDirectory
+from minimagen.training.resolve import Plan
+
+
+class Line(NamedTuple):
+    """A line for the log; ``show``: for the terminal too."""
+
+    text: str
+    show: bool = False
+
+
+class Progress(NamedTuple):
+    """How far a stage is: images trained on, of how many, and the last loss."""
+
+    stage: int
+    images: int
+    total: int
+    loss: float
+
+
+class Report:
+    """Shows messages; a context manager, which closes the bars at its end.
+
+    main:  whether this process writes the log, and not another one of the same launch
+    quiet: nothing on the terminal
+    say:   prints a line
+    """
+
+    def __init__(
+        self, plan: Plan, main: bool, quiet: bool, say: Callable[[str], None] | None
+    ) -> None:
+        self.plan, self.main, self.quiet = plan, main, quiet or not main
+        self.say = say or (lambda text: tqdm.write(text, file=sys.stdout))
+        self.directory: TrainingDirectory | None = None
+        self._early: list[str] = []  # lines from before there was a directory
+        self._bars: dict[int, Any] = {}
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for bar in self._bars.values():
+            bar.close()
+
+    def bar(self, name: str, total: int, unit: str) -> Any:
+        """A progress bar, on terminals only."""
+        hidden = True if self.quiet else None
+        return tqdm(total=total, desc=name, unit=unit, smoothing=0.05, disable=hidden)
+
+    def show(self, message: Line | Progress) -> None:
+        """Write a line, or move a bar."""
+        if isinstance(message, Progress):
+            if message.stage not in self._bars:
+                self._bars[message.stage] = self.bar(f"stage {message.stage}", message.total, "img")
+                self._bars[message.stage].initial = message.images
+            bar = self._bars[message.stage]
+            bar.set_postfix_str(f"loss {message.loss:.4f}", refresh=False)
+            bar.update(message.images - bar.n)
+            return
+        if self.directory is None:
+            self._early.append(message.text)
+        elif self.main:
+            self.directory.log(message.text)
+        if message.show and not self.quiet:
+            self.say(message.text)
+
+    def begin(self, directory: TrainingDirectory, train: int, valid: int) -> None:
+        """Say what is going to be trained."""
+        plan, early, self._early = self.plan, self._early, []
+        self.directory = directory
+        self.show(Line(f"training directory: {directory.path}", True))
+        if plan.old is not None and plan.old.path != directory.path:
+            self.show(Line(f"goes on from: {plan.old.path}", True))
+        for source in sorted(set(plan.sources.values())):
+            values = plan.config.to_text()
+            named = [f"{k}={v}" for k, v in values.items() if plan.sources[k] == source]
+            self.show(Line(f"settings ({source}): {', '.join(named)}"))
+        for text in early:
+            self.show(Line(text))
+        with torch.device("meta"):
+            imagen = Imagen(plan.imagen, plan.unets)
+        for i, stage in enumerate(imagen.stages):
+            count = sum(weight.numel() for weight in stage.parameters())
+            self.show(
+                Line(f"stage {i}: {plan.imagen.stages[i].side} pixels, {count:,} weights", True)
+            )
+        source = plan.config.dataset
+        self.show(
+            Line(f"data: {train} images to train on, {valid} to validate on, from {source}", True)
+        )
+        self.show(Line(f"device {plan.device.type}, precision {plan.config.precision}"))
+        if plan.side_by_side:
+            stages = " and ".join(map(str, plan.stages))
+            self.show(Line(f"stages side by side: {stages}, {plan.threads} CPU threads each", True))
