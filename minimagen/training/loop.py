@@ -115,7 +115,8 @@ def train_stage(
                 optimizer.step()
                 optimizer.zero_grad()
             total = losses.detach().sum()
-            state.add(total, len(losses))
+            state.sums[0] += total
+            state.sums[1] += len(losses)
             loss, images = loss + total, images + len(losses)
             if not accelerator.sync_gradients:
                 continue
@@ -135,7 +136,9 @@ def train_stage(
         train_loss = (state.sums[0] / state.sums[1]).item()
         valid_loss = validate(state.ema, data, settings, accelerator)
         best = valid_loss < state.best
-        state.end_epoch(valid_loss)
+        state.best = min(valid_loss, state.best)
+        state.epoch, state.batch = state.epoch + 1, 0
+        state.sums.zero_()
         seconds = time.perf_counter() - began
         yield EpochRecord(state.epoch - 1, train_loss, valid_loss, best, seconds)
 

@@ -122,6 +122,8 @@ def _resume(
     tensors, numbers = directory.load_checkpoint(index)
     with naming("restart_directory"):
         state.load(tensors, numbers)
+    if not accelerator.is_main_process:
+        state.sums.zero_()  # the saved ones are those of all processes
     scaler = accelerator.scaler
     if scaler is not None and numbers.get("scaler"):
         scaler.load_state_dict(numbers["scaler"])
@@ -134,9 +136,11 @@ def _save(
     accelerator: Accelerator,
     precision: str,
 ) -> None:
+    sums = accelerator.reduce(state.sums.clone())
     if not accelerator.is_main_process:
         return
     tensors, numbers = state.save()
+    tensors["sums"] = sums
     scaler = accelerator.scaler
     numbers |= {
         "stage": index,

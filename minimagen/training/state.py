@@ -37,17 +37,6 @@ class TrainingState:
         kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.sums = torch.zeros(2, dtype=kind, device=device)
 
-    def add(self, loss: Tensor, images: int) -> None:
-        """Add the losses of some images, given as their sum, to those of this epoch."""
-        self.sums[0] += loss
-        self.sums[1] += images
-
-    def end_epoch(self, valid_loss: float) -> None:
-        """Go on to the next epoch."""
-        self.best = min(valid_loss, self.best)
-        self.epoch, self.batch = self.epoch + 1, 0
-        self.sums.zero_()
-
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that ``load`` needs to go on exactly here: tensors, and JSON values."""
         tensors = {f"model.{k}": v for k, v in self.stage.state_dict().items()}
