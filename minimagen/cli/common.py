@@ -106,12 +106,22 @@ def given_flags(parser: Parser, argv: Sequence[str] | None) -> dict[str, object]
     """The flags that stand in ``argv``, by the setting's name, their values still text."""
     given, unknown = parser.parse_known_args(argv)
     if unknown:
-        flags = [name for name in parser._option_string_actions if name.startswith("--")]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
+        flag = unknown[0].partition("=")[0]
+        near = _near(parser, flag) if flag.startswith("--") else None
         if near:
-            parser.error(f"unknown flag {unknown[0]}, did you mean {near[0]}?")
+            parser.error(f"unknown flag {flag}, did you mean {near}?")
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return vars(given)
+
+
+def _near(parser: Parser, flag: str) -> str | None:
+    """The flag that somebody meant who wrote another one, perhaps in small letters."""
+    elsewhere = [name for name in parser.flags.values() if name.endswith(f" {flag}")]
+    if elsewhere:
+        return elsewhere[0]
+    known = {name.upper(): name for name in parser._option_string_actions if name[:2] == "--"}
+    near = difflib.get_close_matches(flag.upper(), known, 1)
+    return known[near[0]] if near else None
 
 
 def run(

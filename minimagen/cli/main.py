@@ -148,7 +148,7 @@ def _peak_memory() -> str:
         return f", with at most {here:.2f} GiB of memory"
     return (
         f", with at most {here:.2f} GiB of memory in this process and {children:.2f} GiB in its "
-        "largest child"
+        "largest child process"
     )
 
 
