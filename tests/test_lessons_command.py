@@ -232,7 +232,7 @@ def test_check_of_a_broken_notebook(
     (here / "broken.ipynb").write_text(text)
     assert command.main(["check", "."]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "broken.ipynb" in err
+    assert err.count("\n") == 1 and "broken.ipynb is not readable as a notebook: " in err
 
 
 def test_check_skips_notebooks_of_other_things(

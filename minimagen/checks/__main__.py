@@ -48,8 +48,9 @@ def read_exercises(folder: Path) -> list[tuple[Path, NotebookNode]]:
     for path in sorted(folder.glob("*.ipynb")):
         try:
             notebooks.append((path, nbformat.read(path, as_version=4)))
-        except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeError) as error:
-            raise ValueError(f"{path} is not readable as a notebook: {error}") from None
+        except Exception as error:  # nbformat has no error of its own for all that may be wrong
+            reason = str(error).split("\n")[0] or type(error).__name__
+            raise ValueError(f"{path} is not readable as a notebook: {reason}") from None
     notebooks = [(path, notebook) for path, notebook in notebooks if statuses(notebook) is not None]
     if not notebooks:
         raise ValueError(f"{folder} has no notebooks of exercises")
