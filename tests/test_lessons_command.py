@@ -159,6 +159,10 @@ def test_without_jupyterlab(
 def test_jupyterlab_runs_in_the_folder_until_it_is_stopped(here: Path) -> None:
     """Its root is the folder, so that links from lessons to exercises work; it opens lesson 00."""
     pytest.importorskip("jupyterlab")
+    (here / "config").mkdir()
+    (here / "config" / "jupyter_server_config.json").write_text(
+        '{"ServerApp": {"allow_root": true}}'  # as whom tests run in a container
+    )
     quiet = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "IPYTHONDIR": "ipython"}
     environment = {name: str(here / path) for name, path in quiet.items()}
     argv = [sys.executable, "-m", "minimagen", "lessons", "--no-browser"]

@@ -187,7 +187,7 @@ def quiet_libraries(parser: Parser) -> None:
     def note(message: Warning | str, *_: object, **__: object) -> None:
         print(f"note: {parser.as_flags(str(message))}", file=sys.stderr)
 
-    warnings.showwarning = note  # type: ignore[assignment]
+    warnings.showwarning = note
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|accelerate|datasets")
 
