@@ -79,7 +79,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("trian", "did you mean 'train'?"), ("paint", "known are main, train, draw")]
+    ("name", "hint"),
+    [("trian", "did you mean 'train'?"), ("sample", "known are main, train, draw")],
 )
 def test_unknown_command_gets_one_line(
     name: str, hint: str, capsys: pytest.CaptureFixture[str]
