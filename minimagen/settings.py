@@ -73,15 +73,27 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def setting(
-    default: object, group: str, help: str, short: str | None = None, or_none: bool = False
+    default: object,
+    group: str,
+    help: str,
+    short: str | None = None,
+    or_none: bool = False,
+    metavar: str = "TEXT",
 ) -> Any:
     """A field that is a flag too: its name in capitals is the flag's name.
 
     group, help: where ``--help`` lists it, and what it says there
     short: a second, short name of the flag
     or_none: the word "none" means None, also where the setting is text
+    metavar: what ``--help`` calls a value that is text, such as "DIR"
     """
-    about = {"group": group, "help": help, "short": short, "or_none": or_none}
+    about = {
+        "group": group,
+        "help": help,
+        "short": short,
+        "or_none": or_none,
+        "metavar": metavar,
+    }
     return dataclasses.field(default=default, metadata=about)
 
 

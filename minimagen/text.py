@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -199,9 +199,10 @@ def load_text_encoder(name: str, max_tokens: int = 64) -> T5Encoder:
         if tokenizer.unk_token_id in tokenizer("a red circle").input_ids:
             # what a missing vocabulary looks like: transformers then makes an empty one, silently
             raise ValueError("its tokenizer knows no words, are its tokenizer files there?")
-        model, found = T5EncoderModel.from_pretrained(
+        loaded: Any = T5EncoderModel.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True
         )
+        model, found = loaded
         if found["missing_keys"]:
             raise ValueError(f"its weights lack {sorted(found['missing_keys'])[0]}")
     return T5Encoder(tokenizer, model, max_tokens)
@@ -267,7 +268,9 @@ class EmbeddingCache:
     def add(self, captions: Sequence[str]) -> int:
         """Encode those captions that are new; returns how many these were."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._embeddings]
-        if new and self.encoder is None:
+        if not new:
+            return 0
+        if self.encoder is None:
             raise ValueError(f"caption {new[0]!r} has no embedding and the encoder was released")
         new.sort(key=len)  # little padding within a batch
         for start in range(0, len(new), self.batch_size):

@@ -125,7 +125,7 @@ def test_a_short_name_loads_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> Non
         asked.append(source)
         raise OSError("We couldn't connect to the Hub.\nCheck your connection.")
 
-    monkeypatch.setattr("minimagen.text.AutoConfig.from_pretrained", refuse)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
     for name in ("t5_small", "t5-small", "google-t5/t5-small"):
         with pytest.raises(ValueError, match=f"'{name}' cannot be loaded: We couldn't") as error:
             load_text_encoder(name)

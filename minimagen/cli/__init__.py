@@ -1,1 +1,1 @@
-"""The command line: one module per script at the top of the repository, and what they share."""
+"""The commands of ``minimagen``: one module for each, and what they share."""

@@ -1,19 +1,31 @@
-"""What the scripts share: flags, exit codes, threads, and libraries that keep quiet."""
+"""What the commands share: flags and their help, errors, exit codes, libraries that keep quiet.
+
+Below ``cli`` an error names a setting in backticks: `batch_size`. Here, and nowhere else, it gets
+the name of its flag: --BATCH_SIZE.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import difflib
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NoReturn, get_type_hints
 
-import torch
+from minimagen.settings import describe, flag_name, to_text
 
-from minimagen.training.config import to_text
+
+class _Help(argparse.HelpFormatter):
+    """Help that wraps each paragraph of the description by itself."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,89 +36,162 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, program: str, description: str) -> None:
         super().__init__(
-            prog=program,
-            description=description,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            prog=program, description=description, allow_abbrev=False, formatter_class=_Help
         )
+        self.flags: dict[str, str] = {}  # each setting that is a flag, and the flag's name
+        self.groups: dict[str, argparse._ArgumentGroup] = {}
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message.removeprefix("argument "))
+        message = message.removeprefix("argument ")
+        raise ValueError(re.sub(r"^(-\w+)/(--\w+): ", r"\2/\1: ", message))
+
+    def as_flags(self, text: str) -> str:
+        """A text with the flags of this command in it, see the function ``as_flags``."""
+        return as_flags(text, self.flags)
+
+    def say(self, text: str) -> None:
+        """Print a line to stdout, above a progress bar if there is one."""
+        from tqdm import tqdm
+
+        tqdm.write(self.as_flags(text))
+        sys.stdout.flush()
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
-    """A flag for every field of a configuration dataclass made with ``training.config.flag``."""
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for item in fields(config):
-        name, about = item.name.upper(), item.metadata
-        if about["group"] not in groups:
-            groups[about["group"]] = parser.add_argument_group(about["group"])
-        group = groups[about["group"]]
-        names = [f"--{name}"] + ([f"-{about['short']}"] if about["short"] else [])
-        unsaid = item.default is None or item.default is False  # 0 is to be told
-        default = "" if unsaid else f" ({to_text(item.default)})"
-        options: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS}
-        options["help"] = about["help"].replace("%", "%%") + default
-        if item.default is False:
-            group.add_argument(*names, action="store_true", **options)
+def as_flags(text: str, flags: Mapping[str, str]) -> str:
+    """A text with flags for settings: `batch_size` becomes --BATCH_SIZE.
+
+    flags: by setting, of the running command; a name that is not in it keeps its backticks
+    """
+    return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), text)
+
+
+def add_flags(
+    parser: Parser, kind: type, *, only: Collection[str] | None = None, skip: Collection[str] = ()
+) -> None:
+    """Add a flag for each setting of a class of settings, or for those of ``only``."""
+    hints = get_type_hints(kind, include_extras=True)
+    for item in dataclasses.fields(kind):
+        if item.name in skip or (only is not None and item.name not in only):
+            continue
+        about = item.metadata
+        if about["group"] not in parser.groups:
+            parser.groups[about["group"]] = parser.add_argument_group(about["group"])
+        names = [f"-{about['short']}"] if about["short"] else []
+        names.append(flag_name(item.name))
+        no_default = item.default is None or item.default is False  # but 0 is one
+        default = "" if no_default else f" ({to_text(item.default)})"
+        options: dict[str, Any] = {
+            "dest": item.name,
+            "default": argparse.SUPPRESS,
+            "help": f"{about['help']}{default}".replace("%", "%%"),
+        }
+        if describe(hints[item.name])[0] == "switch":
+            options["action"] = "store_true"
         else:
-            group.add_argument(*names, metavar="X", **options)
+            options["metavar"] = _metavar(hints[item.name], about["metavar"])
+        parser.groups[about["group"]].add_argument(*names, **options)
+        parser.flags[item.name] = flag_name(item.name)
 
 
-def given_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, object]:
-    """The flags that stand in ``argv``, by field name, their values still text."""
-    return vars(parser.parse_args(argv))
+def _metavar(hint: Any, text: str) -> str:
+    """What ``--help`` calls the value of a flag: ``N``, ``N[,N...]``, ``{cpu,cuda}`` or a word."""
+    kind, choices, several = describe(hint)
+    one = {"choice": f"{{{','.join(choices)}}}", "number": "N"}.get(kind, text)
+    if not several:
+        return one
+    return f"{one}[,...]" if choices else f"{one}[,{one}...]"
 
 
-def run(program: str, work: Callable[[], object]) -> int:
-    """Do the work of a script; the exit code, after one line on stderr if it failed.
+def given_flags(parser: Parser, argv: Sequence[str] | None) -> dict[str, object]:
+    """The flags that stand in ``argv``, by the setting's name, their values still text."""
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        near = _near(parser, flag) if flag.startswith("--") else None
+        if near:
+            parser.error(f"unknown flag {flag}, did you mean {near}?")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return vars(given)
+
+
+def _near(parser: Parser, flag: str) -> str | None:
+    """The flag that somebody meant who wrote another one, perhaps in small letters."""
+    elsewhere = [name for name in parser.flags.values() if name.endswith(f" {flag}")]
+    if elsewhere:
+        return elsewhere[0]
+    known = {name.upper(): name for name in parser._option_string_actions if name[:2] == "--"}
+    near = difflib.get_close_matches(flag.upper(), known, 1)
+    return known[near[0]] if near else None
+
+
+def run(
+    parser: Parser, work: Callable[[dict[str, Any]], int | None], argv: Sequence[str] | None
+) -> int:
+    """Do the work of a command; the exit code, after one line on stderr if it failed.
+
+    work: takes the flags that were given; what it returns is the exit code, None is 0
 
     0: done. 2: a flag or a file is wrong (ValueError). 1: the work cannot go on (RunError, such as
     a loss that is no number; OSError, such as a full disk). 130, 143: stopped by Ctrl-C or SIGTERM.
     Anything else is a fault of ours and keeps its traceback.
     """
-    from minimagen.training.loop import RunError
-    from minimagen.training.stop import RunStopped
-
-    try:
-        work()
-    except ValueError as error:
-        print(f"{program}: error: {_line(error)}", file=sys.stderr)
-        return 2
-    except RunStopped as stopped:
-        print(f"{program}: {_line(stopped)}", file=sys.stderr)
-        return stopped.exit_code
-    except (RunError, OSError) as error:
-        print(f"{program}: error: {_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
-        return 130
-    return 0
+    with warnings.catch_warnings():
+        quiet_libraries(parser)
+        try:
+            return work(given_flags(parser, argv)) or 0
+        except KeyboardInterrupt:
+            code, line = 130, "stopped"
+        except Exception as error:
+            found = _exit_code(error)
+            if found is None:
+                raise
+            code, line = found, " ".join(str(error).split()) or type(error).__name__
+            if code <= 2:
+                line = f"error: {line}"
+    print(f"{parser.prog}: {parser.as_flags(line)}", file=sys.stderr)
+    return code
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _exit_code(error: Exception) -> int | None:
+    """The exit code for an error, see ``run``; None for a fault of ours."""
+    if isinstance(error, ValueError | OSError):
+        return 2 if isinstance(error, ValueError) else 1
+    from minimagen.training import RunError, RunStopped  # only here: this imports torch
+
+    if isinstance(error, RunStopped):
+        return error.exit_code
+    return 1 if isinstance(error, RunError) else None
 
 
 def set_threads(threads: int | None) -> None:
     """Let torch use this many threads; None: as many as torch itself chooses."""
+    import torch
+
     if threads is not None:
         torch.set_num_threads(threads)
 
 
-def quiet_libraries() -> None:
-    """No advice, bars or warnings of the libraries between our own lines."""
+def quiet_libraries(parser: Parser) -> None:
+    """No advice and no bars of libraries between our own lines; a warning is one line, a note.
+
+    Imports no library: transformers reads its verbosity when it is imported.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning when workers fork
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for library in ("accelerate", "huggingface_hub", "httpx", "fsspec"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.showwarning = lambda text, *rest: print(f"note: {text}", file=sys.stderr)
+
+    def note(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"note: {parser.as_flags(str(message))}", file=sys.stderr)
+
+    warnings.showwarning = note
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|accelerate|datasets")
+
+
+def count(number: int, noun: str) -> str:
+    """``count(1, "image")`` is "1 image", ``count(2, "image")`` is "2 images"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

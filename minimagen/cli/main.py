@@ -1,39 +1,37 @@
-"""``main.py``: train a small cascade, draw with it, and measure whether it drew what was said."""
+"""``minimagen main`` and ``main.py``: train a small cascade, draw with it, and measure it."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import Field, field, fields, make_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from minimagen.cli.common import Parser, add_flags, given_flags, quiet_libraries, run, set_threads
-from minimagen.cli.inference import infer, picture_bar
-from minimagen.data import make_dataset
+from minimagen.cli.common import Parser, add_flags, run, set_threads
+from minimagen.cli.inference import infer
 from minimagen.data.shapes import WORLDS
-from minimagen.evaluation import caption_fidelity, chance_level
-from minimagen.generation import (
-    GenerationConfig,
-    contact_sheet,
-    draw,
-    load,
-    read_captions,
-    untrained,
-    with_sampling,
-)
-from minimagen.training.config import TrainConfig, parse_flag
-from minimagen.training.resolve import architecture, resolve
+from minimagen.generation.config import GenerationConfig
+from minimagen.settings import flag_name, from_text, to_text
+from minimagen.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from minimagen.training import Plan
 
 DESCRIPTION = """\
 Train a small cascade on captioned shapes and draw captions with it: train.py and inference.py in
-sequence. Without flags it is done in three to five minutes on two CPU cores, without a network.
+sequence. Without flags this takes three to five minutes on two CPU cores, and needs no network.
 
-Leaves training_<TIMESTAMP>/ and generated_images_<TIMESTAMP>/, see these scripts' --help. Then it
-draws captions with combinations of colour and shape that training never saw, and prints the share
-of pictures that show what their captions say: caption fidelity."""
+Makes training_<TIMESTAMP>/ and generated_images_<TIMESTAMP>/, see the --help of these scripts. Then
+draws captions with combinations of colour and shape that training never saw, and prints caption
+fidelity: the share of images that show what their captions say.
 
-DEFAULTS: dict[str, object] = {  # unless --PARAMETERS or --TESTING is given
+Defaults stand in brackets. Without --PARAMETERS or --TESTING there are others: {defaults}.
+N[,N...] is one value for all stages, or one for each stage."""
+
+DEFAULTS: dict[str, Any] = {  # unless --PARAMETERS or --TESTING is given
     "dataset": "shapes-minimal",
     "num_images": 10_000,
     "valid_num": 250,
@@ -41,105 +39,118 @@ DEFAULTS: dict[str, object] = {  # unless --PARAMETERS or --TESTING is given
     "epochs": (7, 3),
 }
 SAMPLING = ("guidance_weight", "sampler", "sampling_steps", "aug_level")
-DRAWING = ("captions", "images_per_caption", *SAMPLING, "all_stages")  # flags of inference.py alone
+OF_TRAIN_ALONE = ("restart_directory", "training_directory", "stages")  # main.py trains anew
+# The flags that inference.py has and train.py has not.
+DRAWING = ("captions", "images_per_caption", *SAMPLING, "all_stages", "animation")
 HELD_OUT_CAPTIONS = 100  # drawn to measure caption fidelity
 HELD_OUT_SHOWN = 20  # of these on a contact sheet
 HELD_OUT_BATCH = 25  # drawn at a time
 
 
-def _both() -> type:
-    """A configuration with the flags of train.py, and those of inference.py that it lacks."""
+def main(argv: Sequence[str] | None = None, program: str = "main.py") -> int:
+    """Run the command; returns its exit code, see ``common.run``."""
+    defaults = ", ".join(f"{flag_name(name)} {to_text(value)}" for name, value in DEFAULTS.items())
+    parser = Parser(program, DESCRIPTION.format(defaults=defaults))
+    add_flags(parser, TrainConfig, skip=OF_TRAIN_ALONE)
+    add_flags(parser, GenerationConfig, only=DRAWING)
+    # Such as: a training that was stopped goes on with `restart_directory`.
+    train_program = "train.py" if program == "main.py" else "minimagen train"
+    parser.flags |= {name: f"{train_program} {flag_name(name)}" for name in OF_TRAIN_ALONE}
 
-    def again(item: Field[object]) -> tuple[str, object, object]:
-        return item.name, item.type, field(default=item.default, metadata=item.metadata)
+    def work(given: dict[str, Any]) -> None:
+        from minimagen.training import resolve
 
-    ours = [again(item) for item in fields(TrainConfig) if item.name != "restart_directory"]
-    ours += [again(item) for item in fields(GenerationConfig) if item.name in DRAWING]
-    return make_dataclass("MainConfig", ours)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the script; returns its exit code, see ``common.run``."""
-
-    def work() -> None:
         began = time.perf_counter()
-        parser = Parser("main.py", DESCRIPTION)
-        add_flags(parser, _both())
-        given = given_flags(parser, argv)
-        drawing = {
-            name: parse_flag(GenerationConfig, name, given.pop(name))
-            for name in DRAWING
-            if name in given
-        }
+        drawing = {name: given.pop(name) for name in DRAWING if name in given}
         if "parameters" not in given and "testing" not in given:
             given = DEFAULTS | given
-        training = resolve(**given)
+        plan = resolve(**given)
         generation = GenerationConfig(
-            seed=training.seed,
-            device=training.device,
-            precision=training.precision,
-            output_directory=training.output_directory,
-            **drawing,  # type: ignore[arg-type]
+            seed=plan.config.seed,
+            device=plan.config.device,
+            precision=plan.config.precision,
+            threads=plan.config.threads,
+            output_directory=plan.config.output_directory,
+            **from_text(GenerationConfig, drawing),  # type: ignore[arg-type]
         )
-        set_threads(training.threads)
-        train_and_draw(training, generation)
+        set_threads(plan.config.threads)
+        train_and_draw(plan, generation, parser)
         print(f"all done in {time.perf_counter() - began:.0f} s{_peak_memory()}")
 
-    quiet_libraries()
-    return run("main.py", work)
+    return run(parser, work, argv)
 
 
-def train_and_draw(training: TrainConfig, generation: GenerationConfig) -> None:
+def train_and_draw(plan: Plan, generation: GenerationConfig, parser: Parser) -> None:
     """The whole job. What ``generation`` alone says is checked here, before ``train`` begins."""
-    from minimagen.training.run import train
+    from minimagen.generation import contact_sheet, read_captions, with_sampling
+    from minimagen.training import train
 
     read_captions(generation.captions)
-    settings = {name: getattr(generation, name) for name in SAMPLING}
-    with_sampling(architecture(training).imagen, **settings)
+    with_sampling(plan.imagen, **{name: getattr(generation, name) for name in SAMPLING})
 
-    directory = train(training)
+    directory = train(plan, say=parser.say)
     generation = replace(generation, training_directory=str(directory.path))
     made = infer(generation)
-    if training.dataset not in WORLDS:
-        return  # only pictures of shapes can be read back
-    pictures, captions = measure(generation, training.dataset)
-    sheet = contact_sheet(pictures[:HELD_OUT_SHOWN], captions[:HELD_OUT_SHOWN])
+    if plan.config.dataset not in WORLDS:
+        return  # only images of shapes can be read back
+    images, captions = measure(generation, plan.config.dataset)
+    sheet = contact_sheet(images[:HELD_OUT_SHOWN], captions[:HELD_OUT_SHOWN])
     sheet.save(made.directory / "held_out_contact_sheet.png")
 
 
-def measure(config: GenerationConfig, world: str) -> tuple[torch.Tensor, list[str]]:
-    """Draw captions with held-out combinations, print their fidelity; the pictures and captions.
+def measure(config: GenerationConfig, world: str) -> tuple[Tensor, list[str]]:
+    """Draw captions with held-out combinations, print their fidelity; the images and captions.
 
-    Beside it stand chance (perfect pictures of any scenes of the world), the same pictures beside
-    each other's captions, and the same model untrained.
+    Beside it stand chance (perfect images of any scenes of the world), the same images beside each
+    other's captions, and the same model untrained.
     """
+    from minimagen.data import make_dataset
+    from minimagen.evaluation import caption_fidelity, chance_level
+    from minimagen.generation import draw, load, untrained
+
     captions = make_dataset(world, 16, HELD_OUT_CAPTIONS, config.seed, held_out=True).captions
-    imagen, encode, dtype, _ = load(config)
+    imagen, encode, precision, _ = load(config)
     seeds = range(config.seed, config.seed + len(captions))
-    drawn = []
-    for model, name in ((imagen, "held-out captions"), (untrained(imagen), "untrained model")):
-        with picture_bar(name, len(captions)) as bar:
-            stages = draw(model, encode, captions, seeds, HELD_OUT_BATCH, dtype, bar.update)
-        drawn.append(stages[-1])
-    trained, before = (caption_fidelity(pictures, captions) for pictures in drawn)
+    images, images_before = (
+        draw(model, encode, captions, seeds, HELD_OUT_BATCH, precision, progress=name)[-1]
+        for model, name in ((imagen, "held-out captions"), (untrained(imagen), "untrained model"))
+    )
+    trained = caption_fidelity(images, captions)
+    before = caption_fidelity(images_before, captions)
+    shuffled = caption_fidelity(images, [*captions[1:], captions[0]])  # each beside its neighbour
     chance = chance_level(captions, WORLDS[world])
-    shuffled = caption_fidelity(drawn[0], [*captions[1:], captions[0]])  # each beside its neighbour
     print(
-        f"\ncaptions with combinations that training never saw, {drawn[0].shape[-1]} pixels:\n"
+        f"\ncaptions with combinations that training never saw, {images.shape[-1]} pixels:\n"
         f"{trained}\n"
         f"exact match of the trained model {trained.exact_match:.1%}, by chance {chance:.1%}, "
         f"with the captions shuffled {shuffled.exact_match:.1%}, "
         f"of the untrained model {before.exact_match:.1%}"
     )
-    return drawn[0], captions
+    return images, captions
 
 
 def _peak_memory() -> str:
-    """The most memory this process had, in words; nothing on Windows, which does not tell."""
+    """The most memory that was in use, in words; nothing on Windows, which does not say.
+
+    Two figures, because stages may train in child processes: the peak of this process, and that of
+    the largest child. They need not fall together, so they are not added.
+    """
     try:
         import resource
     except ImportError:
         return ""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kibibytes, but bytes on macOS
-    gibibytes = peak / 2 ** (30 if sys.platform == "darwin" else 20)
-    return f", with at most {gibibytes:.2f} GiB of memory"
+    gibibyte = 2 ** (30 if sys.platform == "darwin" else 20)  # macOS counts bytes, others kibibytes
+    here, children = (
+        resource.getrusage(who).ru_maxrss / gibibyte
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    if not children:
+        return f", with at most {here:.2f} GiB of memory"
+    return (
+        f", with at most {here:.2f} GiB of memory in this process and {children:.2f} GiB in its "
+        "largest child process"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(program="python -m minimagen.cli.main"))

@@ -1,31 +1,38 @@
-"""``train.py``: train a cascade from captions and pictures."""
+"""``minimagen train`` and ``train.py``: train a cascade from images with captions."""
 
 from __future__ import annotations
 
-from minimagen.cli.common import Parser, add_flags, given_flags, quiet_libraries, run, set_threads
+from collections.abc import Sequence
+from typing import Any
+
+from minimagen.cli.common import Parser, add_flags, run, set_threads
 from minimagen.training.config import TrainConfig
-from minimagen.training.resolve import resolve
 
 DESCRIPTION = """\
 Train a cascade of diffusion models that draws what a caption says.
 
 Makes training_<TIMESTAMP>/ with the configuration, the best weights, the latest checkpoints and
-training_progress.txt. On a CPU the stages train side by side and share its threads. A flag given
-here wins over the files of --PARAMETERS, these over what --TESTING sets, and that over the defaults
-in brackets."""
+training_progress.txt. On a CPU the stages train side by side and share its threads.
+
+A flag given here wins over the files of --PARAMETERS. These win over what --TESTING sets, and that
+wins over the defaults, which stand in brackets. N[,N...] is one value for all stages, or one for
+each stage."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the script; returns its exit code, see ``common.run``."""
+def main(argv: Sequence[str] | None = None, program: str = "train.py") -> int:
+    """Run the command; returns its exit code, see ``common.run``."""
+    parser = Parser(program, DESCRIPTION)
+    add_flags(parser, TrainConfig)
 
-    def work() -> None:
-        parser = Parser("train.py", DESCRIPTION)
-        add_flags(parser, TrainConfig)
-        config = resolve(**given_flags(parser, argv))
-        set_threads(config.threads)
-        from minimagen.training.run import train
+    def work(given: dict[str, Any]) -> None:
+        from minimagen.training import resolve, train
 
-        train(config)
+        plan = resolve(**given)
+        set_threads(plan.config.threads)
+        train(plan, say=parser.say)
 
-    quiet_libraries()
-    return run("train.py", work)
+    return run(parser, work, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(program="python -m minimagen.cli.train"))
