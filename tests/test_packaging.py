@@ -121,6 +121,11 @@ def test_the_task_file_has_the_tasks() -> None:
         assert set(command.split()) <= set(phony)
 
 
+def test_readme_starts_lab_above_all_folders() -> None:
+    """Started in notebooks/, Lab would not find the exercises that the lessons link to."""
+    assert re.findall("^jupyter lab.*$", README, re.M) == ["jupyter lab"]
+
+
 def test_readme_has_no_figure_left_to_measure() -> None:
     """Every figure in README.md was measured and filled in."""
     assert re.findall("«MEASURED[^»]*»?", README) == []
