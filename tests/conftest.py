@@ -1,6 +1,19 @@
-"""One thread for the tests: their models are tiny, and threads that wait for one another on a busy
-machine take minutes where one takes a second."""
+"""For all tests, those of notebooks too.
 
+One thread: the tests' models are tiny, and threads that wait for one another on a busy machine
+take minutes where one takes a second. Cells of notebooks are slow tests: ``-m "not slow"`` leaves
+them out.
+"""
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each cell of a notebook as slow."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")

@@ -1,4 +1,5 @@
-"""A real JupyterLab in a real browser: a lesson runs there, and its slider changes the picture.
+"""A real JupyterLab in a real browser: a lesson runs there, its slider changes the picture, and its
+links lead to the exercises.
 
 Needs Chromium or Chrome and Playwright (for Python, without the browsers that it would download).
 All servers listen on the loopback interface alone.
@@ -17,14 +18,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-LESSONS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("00_start_here", "07_cascade")]
+LESSONS = ("00_start_here", "07_cascade")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 SETTINGS = {
@@ -52,23 +55,26 @@ def browser() -> str:
 
 
 @pytest.fixture
-def lesson(tmp_path: Path) -> Path:
-    """A copy of the first lesson with an explorer, without outputs, alone in a folder."""
-    with_explorer = [p for p in LESSONS if p.is_file() and "explore" in p.read_text("utf-8")]
-    if not with_explorer:
-        pytest.skip("there is no lesson with an explorer")
-    notebook = nbformat.read(with_explorer[0], as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    (tmp_path / "lessons").mkdir()
-    nbformat.write(notebook, tmp_path / "lessons" / "lesson.ipynb")
-    return tmp_path / "lessons" / "lesson.ipynb"
+def course(tmp_path: Path) -> Path:
+    """A folder with copies of the lessons, without outputs, and of the exercises beside them."""
+    folder = tmp_path / "course"
+    for name in ("notebooks", "exercises"):
+        (folder / name).mkdir(parents=True)
+        for path in (ROOT / name).glob("*.ipynb"):
+            notebook = nbformat.read(path, as_version=4)
+            for cell in notebook.cells:
+                if cell.cell_type == "code":
+                    cell.outputs, cell.execution_count = [], None
+            nbformat.write(notebook, folder / name / path.name)
+    return folder
 
 
 @pytest.fixture
-def lab(lesson: Path, tmp_path: Path) -> Iterator[str]:
-    """A running `jupyter lab` with settings of its own; the address of the lesson in it."""
+def lab(course: Path, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """A running `jupyter lab`, started in the course's folder with settings of its own.
+
+    The address at which it opens a file of that folder.
+    """
     for name, settings in SETTINGS.items():
         path = tmp_path / "config/lab/user-settings/@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True)
@@ -85,11 +91,11 @@ def lab(lesson: Path, tmp_path: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [f"--ServerApp.root_dir={lesson.parent}", "--ServerApp.ip=127.0.0.1"]
+    command += ["--ServerApp.ip=127.0.0.1"]
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     command += [f"--IdentityProvider.token={token}"]
     with (tmp_path / "log.txt").open("wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=course, env=environment, stdout=log, stderr=log)
     try:
         status = f"http://127.0.0.1:{port}/api/status?token={token}"
         deadline = time.monotonic() + 60
@@ -97,7 +103,7 @@ def lab(lesson: Path, tmp_path: Path) -> Iterator[str]:
             text = (tmp_path / "log.txt").read_text(encoding="utf-8", errors="replace")
             assert server.poll() is None and time.monotonic() < deadline, text
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/lab/tree/{lesson.name}?token={token}"
+        yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}"
     finally:
         server.terminate()  # it ends its kernels
         try:
@@ -112,8 +118,9 @@ def _answers(address: str) -> bool:
     return False
 
 
-def test_a_slider_in_jupyterlab_changes_the_picture(browser: str, lab: str) -> None:
-    """Run All Cells in the menu, no error anywhere; dragging a slider draws another picture."""
+@pytest.fixture
+def page(browser: str) -> Iterator[Any]:
+    """A page of the browser, which reaches this machine alone."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -121,29 +128,48 @@ def test_a_slider_in_jupyterlab_changes_the_picture(browser: str, lab: str) -> N
         page = chromium.new_page(viewport={"width": 1200, "height": 900})
         page.set_default_timeout(60_000)
         page.route(lambda url: "//127.0.0.1:" not in url, lambda route: route.abort())
-        page.goto(lab)
-        page.get_by_text("| Idle").wait_for()  # the kernel, in the status bar
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.locator("[data-command='runmenu:run-all']").click()
-        page.wait_for_function(ALL_RUN, arg=ERRORS, timeout=1000 * SECONDS)
-        assert page.locator(ERRORS).all_inner_texts() == []
-
-        output = page.locator(".jp-OutputArea").filter(has=page.locator(".widget-slider")).last
-        picture, slider = output.locator("img").first, output.locator(".noUi-base").last
-        before = picture.get_attribute("src")
-        assert before is not None and before.startswith("data:image/png;base64,")
-        slider.scroll_into_view_if_needed()
-        box, handle = slider.bounding_box(), output.locator(".noUi-handle").last.bounding_box()
-        assert box is not None and handle is not None
-        page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
-        page.mouse.down()
-        page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2, steps=5)
-        page.mouse.up()
-        page.wait_for_function(
-            "([image, before]) => image.isConnected && image.src !== before || !image.isConnected",
-            arg=[picture.element_handle(), before],
-        )
-        after = picture.get_attribute("src")
-        assert after is not None and after.startswith("data:image/png;base64,")
-        assert after != before
+        yield page
         chromium.close()
+
+
+def test_a_link_leads_from_a_lesson_to_its_exercises(page: Any, lab: Callable[[str], str]) -> None:
+    """Lab is started where README.md says, above both folders: a click opens the exercises."""
+    page.goto(lab("notebooks/01_forward_diffusion.ipynb"))
+    page.get_by_role("heading", name="01 Forward diffusion", exact=False).first.wait_for()
+    exercises = page.get_by_role("heading", name="01 Forward diffusion: exercises")
+    assert exercises.count() == 0
+    page.get_by_role("link", name="exercises/01_forward_diffusion.ipynb").click()
+    exercises.wait_for()
+
+
+def test_a_slider_in_jupyterlab_changes_the_picture(
+    page: Any, course: Path, lab: Callable[[str], str]
+) -> None:
+    """Run All Cells in the menu, no error anywhere; dragging a slider draws another picture."""
+    lessons = [course / "notebooks" / f"{name}.ipynb" for name in LESSONS]
+    lesson = next(path for path in lessons if "explore" in path.read_text("utf-8"))
+    page.goto(lab(f"notebooks/{lesson.name}"))
+    page.get_by_text("| Idle").wait_for()  # the kernel, in the status bar
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.locator("[data-command='runmenu:run-all']").click()
+    page.wait_for_function(ALL_RUN, arg=ERRORS, timeout=1000 * SECONDS)
+    assert page.locator(ERRORS).all_inner_texts() == []
+
+    output = page.locator(".jp-OutputArea").filter(has=page.locator(".widget-slider")).last
+    picture, slider = output.locator("img").first, output.locator(".noUi-base").last
+    before = picture.get_attribute("src")
+    assert before is not None and before.startswith("data:image/png;base64,")
+    slider.scroll_into_view_if_needed()
+    box, handle = slider.bounding_box(), output.locator(".noUi-handle").last.bounding_box()
+    assert box is not None and handle is not None
+    page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    page.wait_for_function(
+        "([image, before]) => image.isConnected && image.src !== before || !image.isConnected",
+        arg=[picture.element_handle(), before],
+    )
+    after = picture.get_attribute("src")
+    assert after is not None and after.startswith("data:image/png;base64,")
+    assert after != before

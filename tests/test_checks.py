@@ -1,7 +1,6 @@
 """The checks of the exercises: right answers pass, wrong ones are told what is wrong; and the rest.
 
-What the answers are stands in the folder ``answers``. ``python tests/test_checks.py`` writes the
-table of exercises in exercises/README.md anew.
+What the answers are stands in the folder ``answers``.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from minimagen.checks import __main__ as report
 from minimagen.checks.exercise import DONE, NOT_YET, WRONG, Exercise, Lesson, Wrong, equal
+from tools import make
+from tools.make import CARD
 
 ROOT = Path(__file__).parents[1]
 EXERCISES, SOLUTIONS = ROOT / "exercises", ROOT / "solutions"
@@ -35,12 +36,6 @@ for path in sorted(SOLUTIONS.glob("*.ipynb")):
 ALL = [exercise for lesson in LESSONS.values() for exercise in lesson.exercises]
 RIGHT = [answer for answer in ANSWERS if answer.words is None]
 REJECTED = [answer for answer in ANSWERS if answer.words is not None]
-CARD = re.compile(
-    r"^## Exercise (?P<number>\d\.\d): (?P<title>.+)\n\n"
-    r"\*\*Difficulty (?P<difficulty>[1-5]) of 5, about (?P<minutes>\d+) minutes\.\*\* "
-    r"You learn (?P<idea>[^\n]+?)\.?(?:\n|$)"
-)
-
 every_exercise = pytest.mark.parametrize("exercise", ALL, ids=lambda e: e.number)
 every_lesson = pytest.mark.parametrize("number", LESSONS)
 
@@ -58,7 +53,7 @@ def cards(number: int) -> dict[str, re.Match[str]]:
     """The cards of a lesson's exercises, by their numbers."""
     cells = notebook_of(SOLUTIONS, number).cells
     found = [CARD.match(cell.source) for cell in cells if cell.source.startswith("## Exercise")]
-    assert all(found), "a card is not of the form that tests/test_checks.py describes"
+    assert all(found), "a card is not of the form that tools/make.py describes"
     return {card["number"]: card for card in found if card is not None}
 
 
@@ -231,13 +226,26 @@ def test_every_solution_is_done(number: int) -> None:
 
 
 def test_exercises_are_the_solutions_without_the_solutions(tmp_path: Path) -> None:
-    """`python .ci/notebooks.py exercises` would change nothing."""
-    tool = ROOT / ".ci" / "notebooks.py"
-    subprocess.run([sys.executable, tool, "exercises", tmp_path], check=True, capture_output=True)
+    """`python tools/make.py exercises` would change nothing."""
+    assert make.main(["exercises", str(tmp_path)]) == 0
     made = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.ipynb")}
     there = {path.name: path.read_text(encoding="utf-8") for path in EXERCISES.glob("*.ipynb")}
     assert list(sorted(made)) == sorted(path.name for path in SOLUTIONS.glob("*.ipynb"))
-    assert made == there, "run: python .ci/notebooks.py exercises"
+    assert made == there, "run: python tools/make.py exercises"
+
+
+def test_a_solution_becomes_a_stub() -> None:
+    """At its own indent, as often as there is one; a mark without its pair is an error."""
+    source = "a = 1\n### BEGIN SOLUTION\nb = 2\n### END SOLUTION\n"
+    source += "def f():\n    ### BEGIN SOLUTION\n    return 3\n    ### END SOLUTION"
+    stub = "# YOUR CODE HERE\nraise NotImplementedError()"
+    inner = stub.replace("raise", "    raise")
+    assert make.without_solution(source) == f"a = 1\n{stub}\ndef f():\n    {inner}"
+    assert make.without_solution("x = 1\n") == "x = 1\n"
+    begin, end = "### BEGIN SOLUTION", "### END SOLUTION"
+    for wrong in (begin, end, f"{begin}\n{begin}\n{end}", f"{begin}\n{end}\n{end}"):
+        with pytest.raises(ValueError, match=r"SOLUTION|no end"):
+            make.without_solution(wrong)
 
 
 @every_lesson
@@ -337,37 +345,7 @@ def test_report_refuses_what_has_no_exercises(
 # --- the table ------------------------------------------------------------------------------------
 
 
-def table() -> str:
-    """All exercises: what each is about, and how its check was tested."""
-    rows = [
-        "| exercise | idea: you learn … | difficulty | minutes | wrong answers rejected | "
-        "right answers accepted |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for number, lesson in LESSONS.items():
-        found = cards(number)
-        for exercise in lesson.exercises:
-            card = found[exercise.number]
-            counts = [sum(a.exercise is exercise for a in tried) for tried in (REJECTED, RIGHT)]
-            rows.append(
-                f"| {exercise.number} {exercise.title} | {card['idea']} | {card['difficulty']} | "
-                f"{card['minutes']} | {counts[0]} | {counts[1]} |"
-            )
-    return "\n".join(rows)
-
-
-def with_table(text: str) -> str:
-    """A README with the table between its marks."""
-    marks = r"(<!-- exercises -->\n).*?(<!-- end -->)"
-    return re.sub(marks, lambda m: f"{m[1]}{table()}\n{m[2]}", text, flags=re.S)
-
-
 def test_table_of_exercises_is_up_to_date() -> None:
-    """exercises/README.md; if not, run: python tests/test_checks.py."""
+    """exercises/README.md has what the cards say, and the counts of answers."""
     text = (EXERCISES / "README.md").read_text(encoding="utf-8")
-    assert "<!-- exercises -->" in text and with_table(text) == text
-
-
-if __name__ == "__main__":
-    readme = EXERCISES / "README.md"
-    readme.write_text(with_table(readme.read_text("utf-8")), encoding="utf-8", newline="\n")
+    assert make.with_exercise_table(text) == text, "run: python tools/make.py tables"

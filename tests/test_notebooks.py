@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import base64
-import importlib.util
+import copy
 import json
 import os
 import re
@@ -16,9 +16,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import nbformat
 import pytest
@@ -27,15 +27,12 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from nbval.plugin import find_comment_markers, find_metadata_tags, get_sanitize_patterns
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # comes with pytest
+from tools import make
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PYTEST = PYPROJECT["tool"]["pytest"]["ini_options"]
-REPOSITORY = PYPROJECT["project"]["urls"]["Repository"].removeprefix("https://github.com/")
+REPOSITORY = make.repository()
 
 LESSONS = (
     "00_start_here",
@@ -133,6 +130,7 @@ def nbval(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FOUND["notebooks"], reason="there are no notebooks")
 def test_pytest_finds_every_code_cell() -> None:
     """Each code cell of the lessons and solutions is one test, and none of an exercise is."""
@@ -144,9 +142,21 @@ def test_pytest_finds_every_code_cell() -> None:
         assert len(collected) == len(code_cells(read(path))), name
 
 
+@pytest.mark.slow
+def test_quick_tests_are_run_without_notebooks() -> None:
+    """`-m "not slow"` leaves out every cell, and `-m slow` takes them all."""
+    folders = [name for name in RUN if FOUND[name]]
+    lesson = FOUND["notebooks"][0].relative_to(ROOT).as_posix()
+    for mark, cells in {"not slow": 0, "slow": len(code_cells(read(ROOT / lesson)))}.items():
+        done = nbval("--collect-only", "-m", mark, "tests/test_schedules.py", *folders)
+        assert len(re.findall(rf"^{re.escape(lesson)}::Cell", done.stdout, re.M)) == cells
+        assert ("test_schedules.py::" in done.stdout) is (mark == "not slow"), done.stdout
+
+
 # --- nbval can fail -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nbval_fails_on_a_corrupted_output(tmp_path: Path) -> None:
     """What is stored passes; one wrong figure, a lost output or a new one does not."""
     good = [
@@ -181,6 +191,7 @@ def test_nbval_fails_on_a_corrupted_output(tmp_path: Path) -> None:
     assert ended == {"good": ""} | {name: f"{index} " for name, (index, _) in bad.items()}
 
 
+@pytest.mark.slow
 def test_nbval_fails_on_a_corrupted_lesson(tmp_path: Path) -> None:
     """The first cells of a real lesson pass as stored, and fail after one stored digit changed."""
     path = FOUND["notebooks"][1]  # its first cells take no model and little time
@@ -265,11 +276,11 @@ def test_notebook_is_valid_and_small(path: Path) -> None:
 
 @every_notebook
 def test_notebook_is_stored_clean(path: Path, tmp_path: Path) -> None:
-    """`python .ci/notebooks.py clean` finds nothing to do; no state of widgets is kept."""
-    copy = tmp_path / path.name
-    shutil.copy(path, copy)
-    assert _tool().main(["clean", str(copy)]) == 0
-    assert copy.read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
+    """`python tools/make.py notebooks clean` finds nothing to do; no state of widgets is kept."""
+    stored = tmp_path / path.name
+    shutil.copy(path, stored)
+    assert make.main(["notebooks", "clean", str(stored)]) == 0
+    assert stored.read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
     notebook = read(path)
     assert "widgets" not in notebook.metadata
     assert not [o for o in outputs(notebook) if "widget" in " ".join(o.get("data", {}))]
@@ -309,6 +320,30 @@ def test_no_place_of_a_machine_is_named(path: Path) -> None:
 # --- as pages -------------------------------------------------------------------------------------
 
 
+def badge(path: Path, name: str) -> str:
+    """What stands below a notebook's title: the way to Colab, or that there is none yet."""
+    if name.startswith("OWNER/"):
+        return "*Colab cannot open this notebook yet: the course has no address. See README.md.*"
+    address = f"github/{name}/blob/main/{path.parent.name}/{path.name}"
+    return (
+        "[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        f"(https://colab.research.google.com/{address})"
+    )
+
+
+def install(name: str) -> str:
+    """The first cell, less empty lines."""
+    does = "installs the course"
+    line = f'%pip install -q "minimagen-course @ git+https://github.com/{name}"'
+    if name.startswith("OWNER/"):
+        does = "says how to install the course"
+        line = 'print("The course has no address to install from yet: see README.md, On Colab.")'
+    return (
+        f"# On Colab this {does}; everywhere else it does nothing.\n"
+        f'import sys\nif "google.colab" in sys.modules:\n    {line}'
+    )
+
+
 @every_lesson
 def test_lesson_begins_with_title_badge_time_and_install_cell(path: Path) -> None:
     """A reader knows at the top what it is, how long it takes, and how to run it on Colab."""
@@ -317,8 +352,7 @@ def test_lesson_begins_with_title_badge_time_and_install_cell(path: Path) -> Non
     assert notebook.cells[0].source.startswith(f"# {path.stem[:2]} ")
     first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
     head = "\n\n".join(cell.source for cell in notebook.cells[:first])
-    badges = re.findall(r"\(https://colab\.research\.google\.com/github/([^)]+)\)", head)
-    assert badges == [f"{REPOSITORY}/blob/main/notebooks/{path.name}"]
+    assert badge(path, REPOSITORY) in head.splitlines()
     time = re.search(
         r"\*\*About \d+ minutes to read, (?:about )?(\d+) (seconds|minutes?) to run "
         r"on two CPU cores\. You need: \S",
@@ -327,12 +361,7 @@ def test_lesson_begins_with_title_badge_time_and_install_cell(path: Path) -> Non
     assert time, "no line: **About N minutes to read, M seconds to run on two CPU cores. You need:"
     seconds = int(time[1]) * (1 if time[2] == "seconds" else 60)
     assert seconds <= (7 * 60 if path.stem.startswith("08") else 2 * 60)
-    assert re.sub("\n+", "\n", notebook.cells[first].source) == (
-        "# On Colab this installs the course; everywhere else it does nothing.\n"
-        "import sys\n"
-        'if "google.colab" in sys.modules:\n'
-        f'    %pip install -q "minimagen-course @ git+https://github.com/{REPOSITORY}"'
-    )
+    assert re.sub("\n+", "\n", notebook.cells[first].source) == install(REPOSITORY)
 
 
 def test_all_lessons_run_within_twenty_minutes() -> None:
@@ -373,49 +402,46 @@ def test_links_lead_to_what_is_there_or_due(path: Path) -> None:
 
 
 @every_notebook
-def test_repository_has_one_address(path: Path) -> None:
-    """Badges and install cells lead where pyproject.toml says; see `.ci/notebooks.py address`."""
-    text = sources(read(path))
+@pytest.mark.parametrize("name", [REPOSITORY, "someone/imagen.course"])
+def test_the_address_is_written_into_every_notebook_and_out_again(path: Path, name: str) -> None:
+    """Badge and install cell lead to it, or say that there is none; nothing else changes."""
+    place = f"{path.parent.name}/{path.name}"
+    before = read(path)
+    after = copy.deepcopy(before)
+    make.with_address(after, place, name)
+    assert after == before if name == REPOSITORY else after != before
+    changed = [cell for cell, old in zip(after.cells, before.cells, strict=True) if cell != old]
+    assert len(changed) == (0 if name == REPOSITORY else 2)
+    assert sources(after).splitlines().count(badge(path, name)) == 1
+    assert re.sub("\n+", "\n", code_cells(after)[0].source) == install(name)
     places = r"(?:colab\.research\.google\.com/github/|git\+https://github\.com/)([\w.-]+/[\w.-]+)"
-    assert set(re.findall(places, text)) <= {REPOSITORY}
-    folder = path.parent.name
-    for own in re.findall(r"colab\.research\.google\.com/github/[\w.-]+/[\w.-]+/([^)\s]+)", text):
-        assert own == f"blob/main/{folder}/{path.name}"
-
-
-def _tool() -> ModuleType:
-    """.ci/notebooks.py as a module."""
-    specification = importlib.util.spec_from_file_location(
-        "notebooks_tool", ROOT / ".ci/notebooks.py"
-    )
-    assert specification is not None and specification.loader is not None
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
-    return tool
+    assert set(re.findall(places, sources(after))) <= {name} - {"OWNER/minimagen-course"}
+    make.with_address(after, place, REPOSITORY)
+    assert after == before
 
 
 def test_one_command_writes_the_address_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new address in pyproject.toml, even of another name, comes into every place; once."""
-    readme = "git clone https://github.com/OWNER/minimagen-course\nhttps://github.com/other/peer\n"
-    badge = "(https://colab.research.google.com/github/OWNER/minimagen-course/blob/main/a.ipynb)"
-    install = '%pip install "minimagen-course @ git+https://github.com/OWNER/minimagen-course"'
-    (tmp_path / "notebooks").mkdir()
-    notebook = new_notebook(cells=[nbformat.v4.new_markdown_cell(badge), new_code_cell(install)])
-    nbformat.write(notebook, tmp_path / "notebooks" / "a.ipynb")
-    (tmp_path / "README.md").write_text(readme, encoding="utf-8")
-    tool = _tool()
-    monkeypatch.setattr(tool, "ROOT", tmp_path)
-    for name in ("someone/course", "someone-else/imagen.course"):
-        line = f'[project.urls]\nRepository = "https://github.com/{name}"\n'
-        (tmp_path / "pyproject.toml").write_text(line, encoding="utf-8")
-        assert tool.main(["address"]) == 0
-        cells = read(tmp_path / "notebooks" / "a.ipynb").cells
-        assert cells[0].source == badge.replace("OWNER/minimagen-course", name)
-        assert cells[1].source == install.replace("OWNER/minimagen-course", name)
-        text = (tmp_path / "README.md").read_text(encoding="utf-8")
-        assert text == readme.replace("OWNER/minimagen-course", name)
+    """pyproject.toml, README.md, CITATION.cff and notebooks; and back, to the byte."""
+    monkeypatch.setattr(make, "ROOT", tmp_path)
+    lesson = FOUND["notebooks"][0].relative_to(ROOT)
+    (tmp_path / lesson).parent.mkdir()
+    names = ("pyproject.toml", "README.md", "CITATION.cff", lesson)
+    for name in names:
+        shutil.copy(ROOT / name, tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    for address in ("someone/course", "someone-else/imagen.course"):
+        assert make.main(["address", address]) == 0
+        for name in names:
+            assert f"https://github.com/{address}" in (tmp_path / name).read_text("utf-8") or (
+                f"/github/{address}/" in (tmp_path / name).read_text("utf-8")
+            )
+        assert "OWNER" not in (tmp_path / "README.md").read_text("utf-8")
+    assert make.main(["address", REPOSITORY]) == 0
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+    with pytest.raises(SystemExit, match="'somewhere' should be OWNER/NAME"):
+        make.main(["address", "somewhere"])
 
 
 # --- what is written out is compared --------------------------------------------------------------

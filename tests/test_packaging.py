@@ -1,20 +1,16 @@
-"""What a newcomer meets first: README, requirements, configuration of the package, CI, layout.
-
-``python tests/test_packaging.py`` writes the tables of flags in README.md anew, from --help.
-"""
+"""What a newcomer meets first: README, requirements, configuration of the package, CI, layout."""
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib.metadata
-import io
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,23 +20,25 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # comes with pytest
+from tools import make
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minimagen"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+TOOLS = (ROOT / "tests", ROOT / "tools")
 SOURCES = sorted(
     path
-    for path in [*ROOT.glob("*.py"), *PACKAGE.rglob("*.py"), *(ROOT / "tests").glob("*.py")]
+    for path in [*ROOT.glob("*.py"), *(p for f in (PACKAGE, *TOOLS) for p in f.rglob("*.py"))]
     if "__pycache__" not in path.parts
 )
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-INSTALL = "python -m pip install -r requirements.txt -e . && "
-COMMANDS = {"main": f"{INSTALL}python main.py", "tests": f"{INSTALL}python -m pytest"}
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+INSTALL = "python -m pip install -r requirements{}.txt -e . && "
+COMMANDS = {
+    "main": f"{INSTALL.format('')}python main.py",
+    "tests": f"{INSTALL.format('-dev')}python -m pytest",
+}
 
 
 # --- README ---------------------------------------------------------------------------------------
@@ -60,7 +58,7 @@ def test_ci_takes_the_commands_out_of_the_readme() -> None:
     script = ROOT / ".ci" / "run"
     shown = subprocess.run(["bash", script, "show"], capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines() == [f"{name}: {text}" for name, text in COMMANDS.items()]
-    assert "requirements.txt" not in script.read_text(encoding="utf-8")
+    assert "install -r" not in script.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="bash may be another system's on Windows")
@@ -75,11 +73,57 @@ def test_ci_refuses_a_readme_without_a_command(tmp_path: Path) -> None:
     assert "<!-- ci: tests -->" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_readme_and_pyproject_name_the_same_address() -> None:
-    """Who clones what README.md says gets what pyproject.toml calls the repository."""
-    addresses = re.findall(r"^git clone (\S+)$", README, re.M)
-    assert set(addresses) == {PROJECT["urls"]["Repository"]}
-    assert f"cd {PROJECT['name']}" in README
+def test_readme_says_how_to_get_the_files() -> None:
+    """From the address in pyproject.toml; while that is not set, in words and without a link."""
+    name = make.repository()
+    assert PROJECT["urls"] == {"Repository": f"https://github.com/{name}"}
+    said = README.split("<!-- address -->\n")[1].split("<!-- end of address -->")[0]
+    assert said.strip() == make.how_to_clone(name).strip()
+    unset = name.startswith(make.UNSET)
+    assert ("git clone" in README) is not unset and make.UNSET not in README
+
+
+def test_citation_names_the_version_and_the_address() -> None:
+    """CITATION.cff is of this version, has the Imagen paper, and the address once there is one."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == PROJECT["version"] and citation["license"] == "MIT"
+    assert citation["references"][0]["url"] == "https://arxiv.org/abs/2205.11487"
+    name = make.repository()
+    address = None if name.startswith(make.UNSET) else f"https://github.com/{name}"
+    assert citation.get("repository-code") == address
+
+
+def test_changelog_begins_with_this_version() -> None:
+    """Who changes the version says what it brings."""
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\S+), ", changes, re.M)[0] == PROJECT["version"]
+
+
+def test_check_address_fails_when_github_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line that says what to run; the same address passes."""
+    monkeypatch.setenv("GITHUB_REPOSITORY", make.repository())
+    assert make.main(["check-address"]) == 0
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/else")
+    with pytest.raises(SystemExit, match=r"python tools/make\.py address someone/else") as error:
+        make.main(["check-address"])
+    assert "\n" not in str(error.value)
+
+
+def test_the_task_file_has_the_tasks() -> None:
+    """What CONTRIBUTING.md and the workflow call is in the Makefile."""
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    (phony,) = [line.split()[1:] for line in lines if line.startswith(".PHONY:")]
+    assert phony == ["setup", "quick", "tests", "lint", "types", "tables", "exercises", "locks"]
+    targets = [line.partition(":")[0].split() for line in lines if re.match("[a-z]", line)]
+    assert [name for names in targets for name in names] == phony
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for command in re.findall(r"`make ([a-z ]+)`", contributing):
+        assert set(command.split()) <= set(phony)
+
+
+def test_readme_starts_lab_above_all_folders() -> None:
+    """Started in notebooks/, Lab would not find the exercises that the lessons link to."""
+    assert re.findall("^jupyter lab.*$", README, re.M) == ["jupyter lab"]
 
 
 def test_readme_has_no_figure_left_to_measure() -> None:
@@ -94,20 +138,16 @@ def test_readme_links_to_files_that_are_there() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_readme_documents_every_flag_of_every_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tables of flags are what --help says: `python tests/test_packaging.py` writes them."""
-    monkeypatch.setenv("COLUMNS", "500")
-    for script, table in flag_tables().items():
-        documented = README.split(f"<!-- flags: {script} -->\n")[1].split("<!-- end of flags -->")
-        assert documented[0].strip() == table.strip(), script
+def test_readme_documents_every_flag_of_every_script() -> None:
+    """The tables of flags are what --help says."""
+    assert make.with_flag_tables(README) == README, "run: python tools/make.py tables"
 
 
-def test_readme_uses_only_flags_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_uses_only_flags_that_exist() -> None:
     """Examples take flags of the script they call; the text names none that no script has."""
-    monkeypatch.setenv("COLUMNS", "500")
     known = {
-        script: {name for _, names, _ in flags_of(main) for name in names}
-        for script, main in mains().items()
+        script: {name for _, names, _ in make.flags_of(main) for name in names}
+        for script, main in make.scripts().items()
     }
     examples = re.findall(r"(train|inference|main)\.py((?: [^\n`|#;&]+)?)", README)
     for script, arguments in examples:
@@ -117,67 +157,28 @@ def test_readme_uses_only_flags_that_exist(monkeypatch: pytest.MonkeyPatch) -> N
     assert named <= set().union(*known.values())
 
 
-def mains() -> dict[str, Callable[[list[str]], int]]:
-    """The scripts, and the functions that they call."""
-    from minimagen.cli import inference, main, train
-
-    return {"main.py": main.main, "train.py": train.main, "inference.py": inference.main}
-
-
-def flags_of(main: Callable[[list[str]], int]) -> list[tuple[str, tuple[str, ...], str]]:
-    """(group, names, help) of every flag in a script's --help; COLUMNS should be wide."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        main(["--help"])
-    group, flags = "", []
-    for line in out.getvalue().split("\n\n", 1)[1].splitlines():
-        if line.endswith(":") and not line.startswith(" "):
-            group = line[:-1]
-        elif re.match(r"  -", line):
-            left, _, right = line.strip().partition("  ")
-            names = tuple(sorted(re.findall(r"(?<!\S)--?[A-Za-z]\w*", left), key=len, reverse=True))
-            flags.append((group, names, right.strip()))
-        elif flags and line.startswith(" " * 8):
-            flags[-1] = (*flags[-1][:2], f"{flags[-1][2]} {line.strip()}".strip())
-    return [flag for flag in flags if "--help" not in flag[1]]
-
-
-def flag_tables() -> dict[str, str]:
-    """What README.md says of the flags of each script. main.py takes over most of train.py's."""
-    flags = {script: flags_of(main) for script, main in mains().items()}
-    missing = [names[0] for _, names, _ in flags["train.py"] if names not in _names(flags, "main")]
-    added = [flag for flag in flags["main.py"] if flag not in flags["train.py"]]
-    assert all(names not in _names(flags, "train") for _, names, _ in added)
-    return {
-        "main.py": f"It takes the flags of `train.py` but {', '.join(f'`{n}`' for n in missing)}, "
-        f"and some of `inference.py`:\n\n{_table(added)}",
-        "train.py": _table(flags["train.py"]),
-        "inference.py": _table(flags["inference.py"]),
-    }
-
-
-def _names(flags: dict[str, list[tuple[str, tuple[str, ...], str]]], script: str) -> set[object]:
-    return {names for _, names, _ in flags[f"{script}.py"]}
-
-
-def _table(flags: list[tuple[str, tuple[str, ...], str]]) -> str:
-    lines, last = ["| flag | | what it says (default) |", "| --- | --- | --- |"], ""
-    for group, names, text in flags:
-        if group != last:
-            lines.append(f"| **{group}** | | |")
-        last, (name, *short) = group, names
-        text = text.replace("|", r"\|").replace("<", r"\<")
-        lines.append(f"| `{name}` | {' '.join(f'`{s}`' for s in short)} | {text} |")
-    return "\n".join(lines) + "\n"
-
-
 # --- what is installed ----------------------------------------------------------------------------
 
 
-def pins() -> list[Requirement]:
-    """The lines of requirements.txt."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+def pins(name: str) -> list[Requirement]:
+    """The lines of a file of requirements, and of the file that it includes."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line[:1].isalnum()]
+    included = [line.split()[1] for line in lines if line.startswith("-r ")]
+    return found + [pin for other in included for pin in pins(other)]
+
+
+def ranges(name: str) -> list[Requirement]:
+    """What pyproject.toml asks for, of what a file of requirements pins."""
+    extras = PROJECT["optional-dependencies"]
+    lines = [*PROJECT["dependencies"], *extras["lab"], *extras["data"]]
+    if name == DEVELOPER:
+        lines += PYPROJECT["dependency-groups"]["dev"]
+    return [Requirement(line) for line in lines]
+
+
+LEARNER, DEVELOPER = "requirements.txt", "requirements-dev.txt"
+both_files = pytest.mark.parametrize("name", [LEARNER, DEVELOPER])
 
 
 def environments() -> Iterator[dict[str, str]]:
@@ -199,27 +200,42 @@ def environments() -> Iterator[dict[str, str]]:
             }
 
 
-def test_requirements_pin_every_dependency_once_for_every_system_and_python() -> None:
-    """Each range of pyproject.toml, the tests' too, has one pin within it, wherever it is used."""
-    extras = PROJECT["optional-dependencies"]
-    assert list(extras) == ["test"]
-    ranges = [Requirement(line) for line in PROJECT["dependencies"] + extras["test"]]
+@both_files
+def test_requirements_pin_every_dependency_once_for_every_system_and_python(name: str) -> None:
+    """Each range of pyproject.toml has one pin within it, wherever it is used."""
+    assert list(PROJECT["optional-dependencies"]) == ["lab", "data"]
+    assert list(PYPROJECT["dependency-groups"]) == ["dev"]
     for environment in environments():
-        valid = [p for p in pins() if p.marker is None or p.marker.evaluate(environment)]
+        valid = [p for p in pins(name) if p.marker is None or p.marker.evaluate(environment)]
         versions = {canonicalize_name(pin.name): pin.specifier for pin in valid}
         assert len(versions) == len(valid), "two versions of one package"
         for pin in valid:
             assert [spec.operator for spec in pin.specifier] == ["=="], pin
-        for dependency in ranges:
+        for dependency in ranges(name):
             (pinned,) = versions[canonicalize_name(dependency.name)]
             assert dependency.specifier.contains(pinned.version), (dependency, pinned)
 
 
-def test_requirements_are_whole() -> None:
+def test_a_learner_installs_no_tools() -> None:
+    """What tests and tools need is in requirements-dev.txt alone; it begins with the other."""
+    learner = {canonicalize_name(pin.name) for pin in pins(LEARNER)}
+    tools = {r.name for r in ranges(DEVELOPER)} - {r.name for r in ranges(LEARNER)}
+    assert tools >= {"playwright", "diffusers", "ruff", "mypy", "pytest", "nbval", "uv"}
+    assert tools & learner <= {"nbconvert", "pyyaml"}, "Jupyter and transformers bring these two"
+    assert "nbgrader" not in {pin.name for pin in pins(DEVELOPER)}
+    text = (ROOT / DEVELOPER).read_text(encoding="utf-8")
+    assert re.findall("^[^#\n].*", text, re.M)[0] == f"-r {LEARNER}"
+    (torch,) = [pin for pin in pins(LEARNER) if pin.name == "torch"]
+    assert str(torch.specifier) == f"=={make.TORCH}"
+    assert f"torch=={make.TORCH}" in README
+
+
+@both_files
+def test_requirements_are_whole(name: str) -> None:
     """What a pinned package needs is pinned as well, where that package is installed here."""
-    known = {canonicalize_name(pin.name) for pin in pins()}
+    known = {canonicalize_name(pin.name) for pin in pins(name)}
     missing = set()
-    for pin in pins():
+    for pin in pins(name):
         if pin.marker is not None and not pin.marker.evaluate():
             continue
         try:
@@ -232,16 +248,50 @@ def test_requirements_are_whole() -> None:
             wanted = needed.marker is None or needed.marker.evaluate({"extra": ""})
             if wanted and canonicalize_name(needed.name) not in known:
                 missing.add(f"{pin.name} needs {needed.name}")
-    for_nvidia = re.compile(r"torch needs (nvidia-|cuda-|triton)")
+    for_nvidia = re.compile(f"torch needs {make.FOR_NVIDIA}")
     assert [line for line in sorted(missing) if not for_nvidia.match(line)] == []
 
 
 def test_the_packages_that_the_course_is_about_are_dependencies() -> None:
     """Those that the project is to use are there, nbval for the tests of notebooks."""
     asked = "torch transformers sentencepiece einops jupyterlab matplotlib ipywidgets datasets"
-    names = {Requirement(line).name for line in PROJECT["dependencies"]}
-    assert names >= set(asked.split())
-    assert "nbval" in {Requirement(r).name for r in PROJECT["optional-dependencies"]["test"]}
+    assert {requirement.name for requirement in ranges(LEARNER)} >= set(asked.split())
+    assert "nbval" in {requirement.name for requirement in ranges(DEVELOPER)}
+
+
+# How the packages are called that are not called as what is imported.
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
+UNASKED = {"google"}  # protobuf, which transformers takes for itself
+
+
+def imported(paths: list[Path]) -> set[str]:
+    """The packages that files import, their own folders' modules aside."""
+    found: set[str] = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    own = {"minimagen", "tools", "answers", *(path.stem for path in paths)}
+    found -= own | set(sys.stdlib_module_names) | UNASKED
+    return {canonicalize_name(DISTRIBUTIONS.get(name, name)) for name in found}
+
+
+def test_what_is_imported_is_declared() -> None:
+    """The package needs no more than what it asks for; tests and tools, no more than all."""
+    package = [path for path in SOURCES if not any(path.is_relative_to(f) for f in TOOLS)]
+    asked = {Requirement(line).name for line in PROJECT["dependencies"]}
+    extra = {Requirement(line).name for line in PROJECT["optional-dependencies"]["data"]}
+    assert imported([path for path in package if path.name != "real.py"]) <= asked
+    assert imported(package) <= asked | extra
+    assert imported(SOURCES) <= {requirement.name for requirement in ranges(DEVELOPER)}
+
+
+def test_colab_gets_no_jupyter_server() -> None:
+    """JupyterLab and data sets are extras: Colab has its own server, and shapes need no data."""
+    heavy = {"jupyterlab", "notebook", "jupyter", "jupyter-server", "datasets"}
+    assert not heavy & {Requirement(line).name for line in PROJECT["dependencies"]}
 
 
 def test_a_torch_that_is_there_already_is_kept() -> None:
@@ -269,7 +319,31 @@ def test_workflow_runs_the_same_script_on_every_system_and_python() -> None:
     assert tuple(jobs["everything"]["strategy"]["matrix"]["python"]) == PYTHONS
     assert jobs["tests"]["strategy"]["matrix"]["system"] == ["macos-latest", "windows-latest"]
     runs = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in jobs.items()}
-    assert runs == {"everything": ["bash .ci/run"], "tests": ["bash .ci/run tests"]}
+    assert runs == {
+        "lint": [
+            "python -m pip install --no-deps -r requirements-dev.txt",
+            "make lint types",
+            "python tools/make.py check-address",
+        ],
+        "lowest": ["bash .ci/run lowest"],
+        "everything": ["bash .ci/run"],
+        "tests": ["bash .ci/run tests"],
+    }
+    for job in jobs.values():
+        (setup,) = [s["with"] for s in job["steps"] if "setup-python" in s.get("uses", "")]
+        assert setup["cache"] == "pip"
+
+
+def test_every_python_is_named_everywhere() -> None:
+    """The oldest, and all others, in the metadata, the README, and the tools' settings."""
+    oldest, newest = PYTHONS[0], PYTHONS[-1]
+    assert PROJECT["requires-python"] == f">={oldest}"
+    versions = [c.split(" :: ")[-1] for c in PROJECT["classifiers"] if "Python :: 3." in c]
+    assert tuple(versions) == PYTHONS
+    assert f"3.{oldest[2:]} to {newest}" in README
+    tool = PYPROJECT["tool"]
+    assert tool["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    assert tool["mypy"]["python_version"] == oldest
 
 
 def test_license_is_mit_in_file_and_metadata() -> None:
@@ -380,9 +454,10 @@ def test_the_package_itself_only_hands_names_on() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_source_is_written_for_python_3_10(path: Path) -> None:
-    """The oldest Python that is allowed can read every file."""
-    ast.parse(path.read_text(encoding="utf-8"), path.name, feature_version=(3, 10))
+def test_source_is_written_for_the_oldest_python(path: Path) -> None:
+    """It can read every file."""
+    oldest = (3, int(PYTHONS[0].partition(".")[2]))
+    ast.parse(path.read_text(encoding="utf-8"), path.name, feature_version=oldest)
 
 
 def test_public_functions_say_their_types() -> None:
@@ -410,12 +485,3 @@ def _public(
                 yield child, isinstance(node, ast.ClassDef)
         elif isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
             yield from _public(child)
-
-
-if __name__ == "__main__":
-    os.environ["COLUMNS"] = "500"
-    for script, table in flag_tables().items():
-        mark, end = f"<!-- flags: {script} -->\n", "<!-- end of flags -->"
-        before, _, after = README.partition(mark)
-        README = f"{before}{mark}\n{table}\n{end}{after.partition(end)[2]}"
-    (ROOT / "README.md").write_text(README, encoding="utf-8", newline="\n")

@@ -19,7 +19,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
+COURSE = ("notebooks", "exercises", "solutions", "parameters", "captions.txt")
 PRETRAINED = ROOT / "minimagen" / "pretrained"
 NOTEBOOK = ROOT / "notebooks" / "00_start_here.ipynb"
 
@@ -44,12 +46,20 @@ def run(*command: str | Path, cwd: Path, seconds: int = 600) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the sources: building writes into the folder that it builds from."""
+    """Built from a copy of the sources, with what is not to be in it beside them."""
     copy = tmp_path_factory.mktemp("sources")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "minimagen", copy / "minimagen", ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "minimagen", *COURSE):
+        if (ROOT / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+        else:
+            shutil.copy(ROOT / name, copy)
+    for name in ("tests/test_any.py", "notebooks/.ipynb_checkpoints/a.ipynb"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).touch()
+    for folder in ("minimagen", "notebooks"):
+        (copy / folder / "__pycache__").mkdir()
+        (copy / folder / "__pycache__" / "a.cpython-311.pyc").touch()
     build = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation"]
     run(*build, "--wheel-dir", "built", cwd=copy)
     (built,) = (copy / "built").glob("*.whl")
@@ -74,26 +84,38 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _path_in(home: Path, name: str) -> Path:
     """Where a virtual environment has its scripts or packages."""
-    known = "venv" in sysconfig.get_scheme_names()  # since Python 3.11
-    scheme = "venv" if known else sysconfig.get_preferred_scheme("prefix")
-    return Path(sysconfig.get_path(name, scheme, {"base": str(home), "platbase": str(home)}))
+    return Path(sysconfig.get_path(name, "venv", {"base": str(home), "platbase": str(home)}))
 
 
 def test_wheel_holds_every_module_and_every_shipped_file(wheel: Path) -> None:
-    """Modules, py.typed, and whatever lies in pretrained/; nothing of the tests."""
+    """Modules, py.typed, pretrained/ and the course, whose files are those of the repository."""
     sources = [*(ROOT / "minimagen").rglob("*.py"), *PRETRAINED.rglob("*")]
-    expected = {path.relative_to(ROOT).as_posix() for path in sources if path.is_file()}
-    expected = {name for name in expected if "__pycache__" not in name} | {"minimagen/py.typed"}
+    expected = {path.relative_to(ROOT).as_posix(): path for path in sources}
+    for name in COURSE:
+        paths = [ROOT / name, *(ROOT / name).rglob("*")]
+        expected |= {f"minimagen/course/{p.relative_to(ROOT).as_posix()}": p for p in paths}
+    expected["minimagen/py.typed"] = ROOT / "minimagen" / "py.typed"
+    unwanted = {"__pycache__", ".ipynb_checkpoints"}
+    expected = {n: p for n, p in expected.items() if p.is_file() and not unwanted & {*p.parts}}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {name for name in names if ".dist-info/" not in name} == expected
+        assert {name for name in names if ".dist-info/" not in name} == set(expected)
+        for name, path in expected.items():
+            assert archive.read(name) == path.read_bytes(), name
+        (scripts,) = [name for name in names if name.endswith(".dist-info/entry_points.txt")]
+        assert "minimagen = minimagen.cli:main" in archive.read(scripts).decode()
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
 def test_wheel_is_small_enough_to_install_for_a_lesson(wheel: Path) -> None:
-    """What is shipped takes at most 12 MB, as do all files of the wheel together."""
-    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*") if path.is_file()) < 12e6
-    assert wheel.stat().st_size < 13e6
+    """What is shipped takes at most 12 MB, the course 4 MB, all files of the wheel 14 MB."""
+    size = {
+        name: sum(path.stat().st_size for path in (ROOT / name).rglob("*") if path.is_file())
+        for name in ("minimagen/pretrained", "notebooks", "exercises", "solutions")
+    }
+    assert size.pop("minimagen/pretrained") < 12e6
+    assert sum(size.values()) < 4e6
+    assert wheel.stat().st_size < 14e6
 
 
 def test_installed_package_is_the_one_of_the_wheel(python: Path, tmp_path: Path) -> None:

@@ -61,7 +61,12 @@ def make_dataset(
         raise ValueError(
             f"data set {name!r} has no held-out combinations, only {', '.join(WORLDS)} have them"
         )
-    # Only here: Hugging Face's datasets takes a second to import, and shapes need none of it.
-    from minimagen.data.real import RealDataset
+    try:  # only here: Hugging Face's datasets takes a second to import, and shapes need none of it
+        from minimagen.data.real import RealDataset
+    except ImportError as error:
+        raise ValueError(
+            f"data set {name!r} is no shapes world ({', '.join(WORLDS)}), and for others the "
+            f"package {error.name} is missing: pip install datasets"
+        ) from None
 
     return RealDataset(name, side, length, seed, image_column, caption_column)
