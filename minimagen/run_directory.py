@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from minimagen.imagen import ImagenConfig
+from minimagen.imagen import Imagen, ImagenConfig
 from minimagen.settings import T, flag_name, from_json
 from minimagen.unet import UnetConfig
 
@@ -284,6 +284,30 @@ class TrainingDirectory:
                 return shapes, json.loads((file.metadata() or {}).get("state", "{}"))
         except (OSError, SafetensorError, ValueError) as error:
             raise _unreadable(path, error) from None
+
+    def check_checkpoints(self, imagen: Imagen) -> list[int]:
+        """The stages of a model that have a checkpoint. Only the headers of files are read.
+
+        Raises ValueError when one is broken or does not fit the model.
+        """
+        found = []
+        for index, stage in enumerate(imagen.stages):
+            path = self.checkpoint(index)
+            if not path.is_file():
+                continue
+            found.append(index)
+            shapes, state = self.checkpoint_header(index)
+            if state.get("stage") != index:
+                raise ValueError(f"{path} is of stage {state.get('stage')}, not {index}")
+            due = {f"model.{name}": list(value.shape) for name, value in stage.state_dict().items()}
+            there = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
+            for name in sorted(due.keys() ^ there.keys()) or sorted(due):
+                if due.get(name) != there.get(name):
+                    raise ValueError(
+                        f"{path} does not fit the model of parameters/: {name} is "
+                        f"{there.get(name)}, it should be {due.get(name)}"
+                    )
+        return found
 
     def copy_results(self, other: TrainingDirectory, stages: int) -> None:
         """Take over another directory's best weights and checkpoints; the other stays as it is."""

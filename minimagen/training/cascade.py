@@ -29,7 +29,7 @@ from minimagen.text import EmbeddingCache, load_text_encoder
 from minimagen.training.batches import distinct
 from minimagen.training.report import Line, Report
 from minimagen.training.resolve import Plan, launched
-from minimagen.training.run import load_dataset, run_stage, split_dataset
+from minimagen.training.run import load_dataset, run_stage
 from minimagen.training.stop import RunError, RunStopped, StopSignal
 
 
@@ -46,10 +46,12 @@ def train(
     or SIGTERM, OSError when a file cannot be written. The last good checkpoints stay then.
     """
     main = not launched() or PartialState(cpu=plan.device.type == "cpu").is_main_process
-    dataset = load_dataset(plan)
-    train_indices, valid_indices = split_dataset(plan, dataset)
+    dataset, train_indices, valid_indices = load_dataset(plan, 0)
     if plan.old is not None:
-        _check_checkpoints(plan)
+        with naming(plan.origin), torch.device("meta"):
+            begun = plan.old.check_checkpoints(Imagen(plan.imagen, plan.unets))
+            if not begun and plan.origin == "restart_directory":
+                raise ValueError(f"{plan.old.path} has no checkpoint in tmp/ to go on from")
     with Report(plan, main, quiet, say) as report, tempfile.TemporaryDirectory() as scratch:
         used = [dataset.captions[i] for i in (*train_indices, *valid_indices)]
         embeddings = _embed(plan, used, Path(scratch), report)
@@ -73,37 +75,6 @@ def train(
 
 
 # --- before any stage trains ----------------------------------------------------------------------
-
-
-def _check_checkpoints(plan: Plan) -> None:
-    """Raise ValueError when no stage has a checkpoint, or one is broken or does not fit the model.
-
-    Only the headers of the files are read.
-    """
-    old, found = plan.old, 0
-    assert old is not None
-    setting = "restart_directory" if plan.config.restart_directory else "training_directory"
-    with torch.device("meta"):
-        imagen = Imagen(plan.imagen, plan.unets)
-    with naming(setting):
-        for index, stage in enumerate(imagen.stages):
-            path = old.checkpoint(index)
-            if not path.is_file():
-                continue
-            found += 1
-            shapes, numbers = old.checkpoint_header(index)
-            if numbers.get("stage") != index:
-                raise ValueError(f"{path} is of stage {numbers.get('stage')}, not {index}")
-            due = {f"model.{name}": list(value.shape) for name, value in stage.state_dict().items()}
-            there = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
-            for name in sorted(due.keys() ^ there.keys()) or sorted(due):
-                if due.get(name) != there.get(name):
-                    raise ValueError(
-                        f"{path} does not fit the model of parameters/: {name} is "
-                        f"{there.get(name)}, it should be {due.get(name)}"
-                    )
-        if not found and setting == "restart_directory":
-            raise ValueError(f"{old.path} has no checkpoint tmp/{old.checkpoint(0).name}")
 
 
 def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -> EmbeddingCache:

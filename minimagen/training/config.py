@@ -26,13 +26,21 @@ class TrainConfig:
     """
 
     parameters: str | None = setting(
-        None, "model", "directory with a configuration, structured like parameters/", "p"
+        None,
+        "model",
+        "directory with a configuration, structured like parameters/",
+        "p",
+        metavar="DIR",
     )
     img_side_len: Count | None = setting(
         None, "model", "side of the finished images, in pixels (the model's)", "s"
     )
     t5_name: str | None = setting(
-        None, "model", "text encoder: t5_tiny, t5_small, ..., a Hub id, a directory (t5_tiny)", "t5"
+        None,
+        "model",
+        "text encoder: t5_tiny, t5_small, ..., a Hub id, a directory (t5_tiny)",
+        "t5",
+        metavar="NAME",
     )
     max_num_words: Annotated[int, Interval(ge=2)] | None = setting(
         None, "model", "maximum caption length, in tokens (64)", "mw"
@@ -45,12 +53,17 @@ class TrainConfig:
         "data",
         f"a world of shapes ({', '.join(WORLDS)}), a data set of the Hugging Face Hub, or a local "
         "folder of images",
+        metavar="NAME",
     )
     num_images: Annotated[int, Interval(ge=2)] | None = setting(
         None, "data", f"scenes of a shapes world ({DEFAULT_LENGTH}), or at most so many images"
     )
-    image_column: str = setting("image", "data", "column of a data set that has the images")
-    caption_column: str = setting("text", "data", "column of a data set that has the captions")
+    image_column: str = setting(
+        "image", "data", "column of a data set that has the images", metavar="NAME"
+    )
+    caption_column: str = setting(
+        "text", "data", "column of a data set that has the captions", metavar="NAME"
+    )
     train_valid_frac: Annotated[float, Interval(gt=0, lt=1)] = setting(
         0.9, "data", "share of the images to train on; the rest validates", "f"
     )
@@ -81,10 +94,10 @@ class TrainConfig:
         None, "run", "train only these stages, 0 is the base: 0, or 1,2 (all)"
     )
     restart_directory: str | None = setting(
-        None, "run", "go on with the training of this directory, in a new one", "rd"
+        None, "run", "go on with the training of this directory, in a new one", "rd", metavar="DIR"
     )
     training_directory: str | None = setting(
-        None, "run", "train the STAGES of this directory, in it", "d"
+        None, "run", "train more stages of this directory, in it", "d", metavar="DIR"
     )
     chckpt_num: Count = setting(500, "run", "batches between checkpoints", "cn")
     device: DeviceName = setting("auto", "run", "where to compute")
@@ -92,7 +105,9 @@ class TrainConfig:
         "auto", "run", "auto is bf16 where the hardware computes it, else fp32"
     )
     threads: Count | None = setting(None, "run", "CPU threads of all stages (torch's choice)")
-    output_directory: str = setting(".", "run", "where training_<TIMESTAMP>/ is made")
+    output_directory: str = setting(
+        ".", "run", "where training_<TIMESTAMP>/ is made", metavar="DIR"
+    )
     testing: bool = setting(
         False, "run", "a small model and little data, to see that all works", "test"
     )

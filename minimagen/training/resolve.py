@@ -60,6 +60,7 @@ class Plan:
     side_by_side: bool  # these stages at the same time, each in a share of the threads
     threads: int  # of each stage's process
     old: TrainingDirectory | None  # to go on from
+    origin: str  # the setting that says where settings and model come from, or ""
 
     def stage_settings(self, index: int) -> StageSettings:
         """What the training of one stage needs to know."""
@@ -153,6 +154,7 @@ def resolve(**given: object) -> Plan:
         side_by_side,
         max(1, threads // len(stages)) if side_by_side else threads,
         old,
+        origin or "",
     )
 
 

@@ -26,11 +26,15 @@ from minimagen.training.state import TrainingState
 WHITENING_CAPTIONS = 2000  # from which the mean and covariance of the text are measured
 
 
-def load_dataset(plan: Plan, index: int = 0) -> CaptionedDataset:
-    """The data of a stage, images at its side. Raises ValueError, naming the setting."""
+def load_dataset(plan: Plan, index: int) -> tuple[CaptionedDataset, list[int], list[int]]:
+    """The data of a stage, and which of it to train on and to validate on.
+
+    The images are at the stage's side; all else is the same for every stage. Raises ValueError,
+    naming the setting.
+    """
     config = plan.config
     with naming("dataset"):
-        return make_dataset(
+        dataset = make_dataset(
             config.dataset,
             plan.imagen.stages[index].side,
             config.num_images,
@@ -38,12 +42,8 @@ def load_dataset(plan: Plan, index: int = 0) -> CaptionedDataset:
             image_column=config.image_column,
             caption_column=config.caption_column,
         )
-
-
-def split_dataset(plan: Plan, dataset: CaptionedDataset) -> tuple[list[int], list[int]]:
-    """Indices to train on and to validate on; the same for every stage."""
-    config = plan.config
-    return split(len(dataset), config.train_valid_frac, config.valid_num, config.seed)
+    parts = split(len(dataset), config.train_valid_frac, config.valid_num, config.seed)
+    return dataset, *parts
 
 
 def run_stage(
@@ -62,8 +62,7 @@ def run_stage(
     good checkpoint stays then.
     """
     config, settings = plan.config, plan.stage_settings(index)
-    dataset = load_dataset(plan, index)
-    data = StageData(dataset, *split_dataset(plan, dataset), embeddings, config.num_workers)
+    data = StageData(*load_dataset(plan, index), embeddings, config.num_workers)
     accelerator = Accelerator(
         cpu=plan.device.type == "cpu",
         mixed_precision="no" if config.precision == "fp32" else config.precision,
