@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from minimagen import run_directory as directory_module
 from minimagen.cli.train import main
-from minimagen.training import directory as directory_module
-from minimagen.training.config import TrainConfig, default_architecture
-from minimagen.training.directory import TrainingDirectory, load_parameters
+from minimagen.run_directory import TrainingDirectory, load_parameters
+from minimagen.training import cascade
+from minimagen.training.config import KEPT, TrainConfig, default_architecture
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--NUM_IMAGES", "20", "--EPOCHS", "1", "--DEVICE", "cpu", "--PRECISION", "fp32"]
@@ -27,8 +28,9 @@ SMALL = ["--NUM_IMAGES", "20", "--EPOCHS", "1", "--DEVICE", "cpu", "--PRECISION"
 
 @pytest.fixture(autouse=True)
 def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run where nothing is, so that whatever is left behind shows."""
+    """Run where nothing is, so that whatever is left behind shows; stages in this process."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cascade, "_train_in_processes", cascade._train_here)
 
 
 def only_directory() -> TrainingDirectory:
@@ -38,22 +40,23 @@ def only_directory() -> TrainingDirectory:
 
 def test_example_of_parameters_is_the_default_model() -> None:
     """./parameters is what one gets without it, so that a change to a copy is all that differs."""
-    example, default = load_parameters(ROOT / "parameters"), default_architecture("shapes")
+    example, default = load_parameters(ROOT / "parameters"), default_architecture()
     assert (example.imagen, tuple(example.unets)) == (default.imagen, default.unets)
 
 
+@pytest.mark.slow
 def test_readme_example_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     """Fault 5: the example's every flag has its effect, --TESTING or not."""
     argv = f"--PARAMETERS {ROOT / 'parameters'} --BATCH_SIZE 2 --TIMESTEPS 25 --TESTING".split()
     assert main([*argv, *SMALL]) == 0
     directory = only_directory()
-    model, example = directory.load_parameters(), load_parameters(ROOT / "parameters")
+    model, example = directory.load_parameters(KEPT), load_parameters(ROOT / "parameters")
     assert model.unets == example.unets  # --PARAMETERS
     assert model.imagen.timesteps == 25  # --TIMESTEPS
     assert all(stage.steps <= 25 for stage in model.imagen.stages)
-    assert model.flags["BATCH_SIZE"] == "2" and model.flags["TIMESTEPS"] == "25"
-    assert model.flags["DATASET"] == "shapes-minimal"  # --TESTING
-    assert model.flags["NUM_IMAGES"] == "20" and model.flags["EPOCHS"] == "1"  # explicit
+    assert model.flags["batch_size"] == "2" and model.flags["timesteps"] == "25"
+    assert model.flags["dataset"] == "shapes-minimal"  # --TESTING
+    assert model.flags["num_images"] == "20" and model.flags["epochs"] == "1"  # explicit
     assert directory.load_checkpoint(0)[1]["step"] == 9  # 18 pictures in batches of 2
     assert "note:" not in capsys.readouterr().err
 
@@ -65,10 +68,9 @@ def test_what_is_saved_trains_the_same_again(capsys: pytest.CaptureFixture[str])
     assert main(["-p", str(first.parameters), "--OUTPUT_DIRECTORY", "again"]) == 0
     (path,) = Path("again").iterdir()
     second = TrainingDirectory.open(path)
-    changed = {"OUTPUT_DIRECTORY": "again"}
-    assert second.load_parameters() == first.load_parameters()._replace(
-        flags=first.load_parameters().flags | changed
-    )
+    saved = first.load_parameters(KEPT)
+    flags = saved.flags | {"output_directory": "again"}
+    assert second.load_parameters(KEPT) == saved._replace(flags=flags)
     weights, again = first.load_best(1), second.load_best(1)
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
 
@@ -136,7 +138,7 @@ WRONG_FLAGS = [
     ("-lr -1", "--OPTIM_LR is -1.0, it should be above 0"),
     ("--TRAIN_VALID_FRAC 1", "--TRAIN_VALID_FRAC is 1.0, it should be above 0 and below 1"),
     ("-f nan", "--TRAIN_VALID_FRAC is nan"),
-    ("-f 0.999 --NUM_IMAGES 20", "--TRAIN_VALID_FRAC is 0.999, of 20 pictures that leaves 20"),
+    ("-f 0.999 --NUM_IMAGES 20", "--TRAIN_VALID_FRAC is 0.999, of 20 images that leaves 20"),
     ("--TIMESTEPS 0", "--TIMESTEPS is 0, it should be at least 1"),
     ("--MAX_NUM_WORDS 1", "--MAX_NUM_WORDS is 1, it should be at least 2"),
     ("--IMG_SIDE_LEN 66", "--IMG_SIDE_LEN is 66, for this model it should be a multiple of"),
@@ -147,25 +149,25 @@ WRONG_FLAGS = [
     ("--VALID_NUM 0", "--VALID_NUM is 0"),
     ("--VALID_NUM all", "--VALID_NUM is 'all', it should be a whole number or none"),
     ("--SEED -1", "--SEED is -1"),
-    ("--EMA_DECAY 1", "--EMA_DECAY is 1.0, it should be in [0, 1)"),
+    ("--EMA_DECAY 1", "--EMA_DECAY is 1.0, it should be at least 0 and below 1"),
     ("--EMA_DECAY nan", "--EMA_DECAY is nan"),
     ("--WARMUP x", "--WARMUP is 'x', it should be a whole number"),
-    ("--DEVICE gpu", "--DEVICE is 'gpu', here it should be one of auto"),
+    ("--DEVICE gpu", "--DEVICE is 'gpu', it should be one of auto, cpu, cuda, mps"),
     ("--PRECISION fp8", "--PRECISION is 'fp8', it should be one of auto, fp32, bf16, fp16"),
     ("--PRECISION fp16 --DEVICE cpu", "--PRECISION is 'fp16', on the CPU it should be"),
     ("--T5_NAME t6", "--T5_NAME: text encoder 't6' is not known"),
     ("--DATASET nowhere", "--DATASET: data set 'nowhere' cannot be loaded"),
     ("--PARAMETERS nowhere", "--PARAMETERS: nowhere is no directory"),
     ("--RESTART_DIRECTORY nowhere", "--RESTART_DIRECTORY: nowhere"),
-    ("--OUTPUT_DIRECTORY a_file", "--OUTPUT_DIRECTORY is a_file, but"),
-    ("--CACHE_DIRECTORY a_file/within", "--CACHE_DIRECTORY is a_file/within, but"),
+    ("--OUTPUT_DIRECTORY a_file", "--OUTPUT_DIRECTORY is 'a_file', but"),
+    ("--CACHE_DIRECTORY a_file/within", "--CACHE_DIRECTORY is 'a_file/within', but"),
     ("--BATCHSIZE 2", "--BATCHSIZE"),
     ("--BATCH 2", "--BATCH"),  # no abbreviations
 ]
 WRONG_PARAMETERS = [
     (edit("imagen*", "colour", 1), "unknown key 'colour'"),
     (edit("unet_1*", "channel", 1), "unknown key 'channel'"),
-    (edit("unet_0*", "blocks", [1]), "unet blocks has 1 entries"),
+    (edit("unet_0*", "blocks", [1]), "`blocks` has 1 entries"),
     (edit("unet_0*", "lowres", True), "unet lowres is True for the stage of 16 pixels"),
     (edit("unet_0*", "text_dim", 32), "text_dim of the U-Nets is 32, it should be 64"),
     (edit("imagen*", "timesteps", 5), "it should be at most timesteps 5"),
@@ -215,7 +217,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training directory."""
     output = tmp_path_factory.mktemp("trained")
     argv = ["--TESTING", "--OUTPUT_DIRECTORY", str(output), "--CACHE_DIRECTORY", "none", *SMALL]
-    assert main(argv) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cascade, "_train_in_processes", cascade._train_here)
+        assert main(argv) == 0
     return next(output.iterdir())
 
 
@@ -241,7 +245,7 @@ def shrink(directory: TrainingDirectory) -> None:
     ("flags", "change", "said"),
     [
         ("", truncate, "unet_1_checkpoint.safetensors is not a readable safetensors file"),
-        ("", forget, "has no checkpoint tmp/unet_0_checkpoint.safetensors"),
+        ("", forget, "has no checkpoint in tmp/"),
         ("", swap, "unet_1_checkpoint.safetensors is of stage 0, not 1"),
         ("", shrink, "unet_1_checkpoint.safetensors does not fit the model of parameters/"),
         ("-b 2", None, "--BATCH_SIZE is 2, but the training of --RESTART_DIRECTORY has 16"),
@@ -269,8 +273,8 @@ def test_restart_keeps_flags_and_may_change_some(
     shutil.copytree(trained, "renamed")
     argv = ["-rd", "renamed", "-cn", "3", "--TESTING", "--OUTPUT_DIRECTORY", "."]
     assert main(argv) == 0
-    flags = only_directory().load_parameters().flags
-    assert flags["CHCKPT_NUM"] == "3" and flags["NUM_IMAGES"] == "20"
+    flags = only_directory().load_parameters(KEPT).flags
+    assert flags["chckpt_num"] == "3" and flags["num_images"] == "20"
     assert (
         only_directory().load_best(1).keys()
         == TrainingDirectory.open("renamed").load_best(1).keys()
@@ -292,6 +296,7 @@ def test_full_disk_is_one_line_and_exit_code_1(
     assert not list(Path().rglob("*.part")) and not list(Path().rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another process are POSIX")
 def test_sigterm_of_the_script_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     """The real process: exit code 143, one line on stderr, a checkpoint that can be resumed."""
