@@ -26,6 +26,7 @@ from typing import (
     Literal,
     TypeVar,
     Union,
+    cast,
     dataclass_transform,
     get_args,
     get_origin,
@@ -68,7 +69,7 @@ def settings(cls: type[T]) -> type[T]:
             raise ValueError(explain(error, made, given)) from None
 
     made.__init__ = __init__  # type: ignore[method-assign]
-    return made
+    return cast("type[T]", made)
 
 
 def setting(
@@ -266,5 +267,3 @@ def describe(hint: Any) -> tuple[str, tuple[str, ...], bool]:
     if get_origin(base) is Literal:
         return "choice", tuple(map(str, get_args(base))), several
     return {int: "number", float: "number", bool: "switch"}.get(base, "text"), (), several
-
-
