@@ -23,7 +23,6 @@ MARGIN = 12  # pixels between the images of a sheet
 FRAMES = 60  # most frames of an animation
 FRAME_SIDE = 128  # of an image in an animation, about
 FRAME_MS, LAST_MS = 80, 2000  # how long a frame is shown, and the last one
-FRAME_COLOURS = 64
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -152,18 +151,29 @@ def animation(path: Path | str, frames: Iterable[Tensor], captions: Sequence[str
     frames = list(frames)
     sheet = _Sheet(captions[: len(frames[0])], _multiple(frames[-1].shape[-1], FRAME_SIDE), 13)
     sheets = [sheet.show(frame) for frame in frames]
-    # One palette for all frames, so that only the pixels that change are written: the colours of
-    # the finished images and of those before.
-    chosen = [sheets[-1], sheets[len(sheets) // 2], sheets[len(sheets) // 4]]
-    tall = Image.new("RGB", (sheets[0].width, sheets[0].height * len(chosen)))
-    for i, part in enumerate(chosen):
-        tall.paste(part, (0, i * part.height))
-    palette = tall.quantize(FRAME_COLOURS, Image.Quantize.MEDIANCUT)
+    palette = _palette(sheets[-1], sheets[len(sheets) // 2])
     first, *rest = (part.quantize(palette=palette, dither=Image.Dither.NONE) for part in sheets)
     times = [FRAME_MS] * len(rest) + [LAST_MS]
     first.save(
         path, "GIF", save_all=True, append_images=rest, duration=times, loop=0, optimize=True
     )
+
+
+def _palette(last: Image.Image, noisy: Image.Image) -> Image.Image:
+    """Colours for all frames, most of them those of the last one; white is exact.
+
+    With one palette a GIF holds only those pixels that change from frame to frame.
+    """
+    colours = [255, 255, 255]
+    colours += _colours(last, 39, Image.Quantize.MAXCOVERAGE)
+    colours += _colours(noisy, 24, Image.Quantize.MEDIANCUT)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours)
+    return palette
+
+
+def _colours(image: Image.Image, number: int, method: Image.Quantize) -> list[int]:
+    return (image.quantize(number, method, kmeans=3).getpalette() or [])[: 3 * number]
 
 
 # --- directories of images ------------------------------------------------------------------------
