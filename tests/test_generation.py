@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from minimagen.training.directory import TrainingDirectory
 from PIL import Image
 
 from minimagen.data.shapes import MINIMAL, parse_caption, place, render
@@ -29,7 +30,6 @@ from minimagen.generation import (
 )
 from minimagen.imagen import Imagen, ImagenConfig, StageConfig
 from minimagen.text import EmbeddingCache, load_text_encoder
-from minimagen.training.directory import TrainingDirectory
 from minimagen.unet import UnetConfig
 
 WORDS = ["a red circle", "a small green star to the left of a large blue square", "one cyan cross"]

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from minimagen.training.directory import PRETRAINED, TrainingDirectory
 
 from minimagen.data.shapes import FULL, ShapesDataset
 from minimagen.evaluation import caption_fidelity
 from minimagen.generation import GenerationConfig, draw, load, load_imagen
 from minimagen.text import EmbeddingCache, load_text_encoder
-from minimagen.training.directory import PRETRAINED, TrainingDirectory
 
 SHAPES = PRETRAINED / "shapes"
 
