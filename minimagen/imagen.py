@@ -34,7 +34,7 @@ from minimagen.unet import Unet, UnetConfig
 
 Percentile = Annotated[float, Interval(gt=0, le=1)]
 Power = Annotated[float, Interval(ge=0)]
-Weight = Annotated[float, Interval(ge=-1e6, le=1e6)]  # of guidance
+Weight = Annotated[float, Interval(ge=-1_000_000, le=1_000_000)]  # of guidance
 
 
 @settings

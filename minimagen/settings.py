@@ -165,7 +165,9 @@ def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None 
         near = difflib.get_close_matches(str(path[-1]), known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         return f"unknown key {_dotted(path)!r}, {hint}"
-    if problem == "missing":
+    if problem == "missing" and isinstance(path[-1], int):  # of a list that is too short
+        path.pop()
+    elif problem == "missing":
         return f"key {_dotted(path)!r} is missing"
     name = f"`{_dotted(path)}`" if path else "it"
     if problem == "value_error":  # what a __post_init__ found
@@ -175,7 +177,8 @@ def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None 
         name, all_of_it = f"`{path[0]}`", given.get(str(path[0]))
         if isinstance(all_of_it, list) and all(isinstance(one, str) for one in all_of_it):
             shown = repr(",".join(all_of_it))
-        or_several = ", or one per stage with commas between"
+        if _is_per_stage(_type_at(kind, path[:1])):
+            or_several = ", or one per stage with commas between"
     if problem in _RANGE_ERRORS:
         shown = str(float(value) if _unwrap(hint)[0] is float else int(value))
         or_several = ""
@@ -208,6 +211,11 @@ def _type_at(kind: Any, path: list[Any]) -> Any:
     return kind
 
 
+def _is_per_stage(hint: Any) -> bool:
+    """Whether a type is ``PerStage``, also where it may be None."""
+    return any(isinstance(part, BeforeValidator) or _is_per_stage(part) for part in get_args(hint))
+
+
 def _unwrap(hint: Any) -> tuple[Any, bool]:
     """A type without its range and without None, and whether it may be None."""
     optional = False
@@ -229,7 +237,8 @@ def _due(hint: Any, problem: str) -> str:
     if problem in _RANGE_ERRORS:
         return _range(hint) or "a finite number"
     if get_origin(base) is tuple:
-        return "a list"
+        entries = get_args(base)
+        return "a list" if Ellipsis in entries else f"a list of {len(entries)}"
     if dataclasses.is_dataclass(base):
         return "an object with keys, {...}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

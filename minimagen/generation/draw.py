@@ -19,7 +19,7 @@ from minimagen.imagen import Imagen
 # Captions to embeddings (B, N, D) and mask (B, N): T5Encoder.encode, or an EmbeddingCache.
 Encode = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 class State(NamedTuple):
@@ -40,11 +40,15 @@ def states(
     progress: str | None = None,
 ) -> Iterator[State]:
     """Draw images of captions, yielding every state of every batch; arguments as in ``draw``."""
-    total_steps = sum(stage.steps for stage in imagen.config.stages)
-    # disable=None: a bar on terminals only
-    disable = True if progress is None else None
-    bar = tqdm(desc=progress, total=len(captions), disable=disable, bar_format=BAR, unit="image")
-    with bar:
+    steps_each = sum(stage.steps for stage in imagen.config.stages)
+    with tqdm(
+        desc=progress,
+        total=len(captions) * steps_each,
+        unit="image",
+        unit_scale=1 / steps_each,
+        bar_format=BAR,
+        disable=True if progress is None else None,  # None: where no terminal is
+    ) as bar:
         for first in range(0, len(captions), batch_size):
             batch = slice(first, first + batch_size)
             text, mask = encode(captions[batch])
@@ -55,7 +59,7 @@ def states(
                 if step is None:
                     break
                 yield State(first, *step)
-                bar.update(len(text) / total_steps)
+                bar.update(len(text))
 
 
 def finish(drawn: Iterable[State]) -> list[Tensor]:
