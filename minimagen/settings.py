@@ -42,10 +42,16 @@ T = TypeVar("T")
 Count = Annotated[int, Interval(ge=1)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, lt=2**62)]  # numpy and torch take 64 bits; sums stay below
+
+
+def _to_tuple(value: object) -> object:
+    if isinstance(value, list):  # strict JSON takes a list for a tuple, but not behind a validator
+        return tuple(value)
+    return (value,) if isinstance(value, int | float | str) else value
+
+
 # One value for all stages, or one per stage.
-PerStage = Annotated[
-    tuple[T, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int | float | str) else v)
-]
+PerStage = Annotated[tuple[T, ...], BeforeValidator(_to_tuple)]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))

@@ -349,7 +349,7 @@ def test_captions_are_drawn_as_by_the_command_line(drawn: list[list[Tensor]]) ->
 
 
 def test_words_that_training_never_saw_are_noted(page: Page) -> None:
-    """Below the controls, as long as they stand in the caption; the images are drawn all the same."""
+    """Below the controls, as long as they stand in the caption; the image is drawn all the same."""
     box = explorer.explore_captions(cascade(), ENCODE, "a red circle", known={"a", "red", "circle"})
     line = box.children[-1]
     assert line.value == ""

@@ -308,9 +308,9 @@ def test_precision_on_the_cpu(training: TrainingDirectory) -> None:
 
 def test_a_model_is_needed() -> None:
     """The error says which setting names it."""
-    with pytest.raises(ValueError, match="^`training_directory` is missing"):
+    with pytest.raises(ValueError, match=r"^`training_directory` is missing"):
         load(GenerationConfig())
-    with pytest.raises(ValueError, match="^`training_directory`: nowhere is no training directory"):
+    with pytest.raises(ValueError, match=r"^`training_directory`: nowhere is no training"):
         load(GenerationConfig("nowhere"))
 
 
@@ -344,7 +344,7 @@ def test_wrong_captions(tmp_path: Path, kind: str) -> None:
         path.mkdir()
     elif kind != "missing":
         path.write_bytes({"empty": b"\n \n", "binary": b"\xff\xfe\x00x"}.get(kind, b"a"))
-    with pytest.raises(ValueError, match="^`captions` is ") as error:
+    with pytest.raises(ValueError, match=r"^`captions` is ") as error:
         read_captions("  " if kind == "blank" else str(path))
     assert "\n" not in str(error.value)
 
