@@ -150,9 +150,10 @@ def animation(path: Path | str, frames: Iterable[Tensor], captions: Sequence[str
     """
     frames = list(frames)
     sheet = _Sheet(captions[: len(frames[0])], _multiple(frames[-1].shape[-1], FRAME_SIDE), 13)
-    sheets = [sheet.show(frame) for frame in frames]
-    palette = _palette(sheets[-1], sheets[len(sheets) // 2])
-    first, *rest = (part.quantize(palette=palette, dither=Image.Dither.NONE) for part in sheets)
+    palette = _palette(sheet.show(frames[-1]), sheet.show(frames[len(frames) // 2]))
+    first, *rest = (
+        sheet.show(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames
+    )
     times = [FRAME_MS] * len(rest) + [LAST_MS]
     first.save(
         path, "GIF", save_all=True, append_images=rest, duration=times, loop=0, optimize=True
