@@ -17,6 +17,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,8 @@ class Fidelity:
 
     Each attribute's share is over the pictures whose captions say that attribute, ``said`` many;
     it is None when no caption does. ``exact_match`` is the share of the ``n`` pictures that have
-    everything right, and ``per_picture`` says which they are.
+    everything right, and ``per_picture`` says which they are. ``left_out`` many have no score, as
+    their captions cannot be checked (see ``generation.fidelity``).
     """
 
     exact_match: float
@@ -101,6 +103,7 @@ class Fidelity:
     per_picture: list[bool]
     n: int
     said: dict[str, int]
+    left_out: int = 0
 
     def __str__(self) -> str:
         rows = [("exact match", self.exact_match, self.n)]
@@ -109,6 +112,11 @@ class Fidelity:
             f"{name:<12}" + ("not said" if share is None else f"{share:8.1%} of {count}")
             for name, share, count in rows
         ]
+        if self.left_out:
+            lines.append(
+                f"scored are {self.n} of {self.n + self.left_out} images: the captions of the "
+                "others cannot be checked"
+            )
         return "\n".join(lines)
 
 
@@ -293,11 +301,11 @@ def _read(pictures: Tensor) -> list[Reading]:
 
     templates = _templates(side)
     finds = [
-        _find_objects(*(part.numpy() for part in parts), templates.patch)
-        for parts in zip(offset, cover, label, directions, strict=True)
+        _find_objects(o.numpy(), c.numpy(), lab.numpy(), d.numpy(), templates.patch)
+        for o, c, lab, d in zip(offset, cover, label, directions, strict=True)
     ]
-    masks = [thing.mask.flatten() for found, _ in finds for thing in found]
-    masks = torch.stack(masks) if masks else torch.zeros(0, templates.masks.shape[1])
+    rows = [thing.mask.flatten() for found, _ in finds for thing in found]
+    masks = torch.stack(rows) if rows else torch.zeros(0, templates.masks.shape[1])
     fits = zip(*(part.tolist() for part in _best_templates(masks, templates)), strict=True)
 
     names = list(BACKGROUNDS)
@@ -307,12 +315,11 @@ def _read(pictures: Tensor) -> list[Reading]:
         halfway = sum(RADII[size][len(found) > 1] for size in ("small", "large")) / 2
         for thing in found:
             index, overlap, clear = next(fits)
+            template, shape, size = None, None, None
             if clear:
                 template = templates.masks[index].reshape_as(thing.mask)
                 shape = templates.names[index]
                 size = "small" if templates.radii[index] < halfway else "large"
-            else:
-                template = shape = size = None
             colour = _colour_name(thing, template, directions[i])
             objects.append(ReadObject(shape, colour, size, thing.x, thing.y, overlap))
         if clutter:
@@ -392,7 +399,7 @@ def caption_fidelity(pictures: Tensor, captions: Sequence[str]) -> Fidelity:
         for verdict, reading in zip(verdicts, readings, strict=True)
     ]
     rights = {name: [v[name] for v in verdicts if name in v] for name in ATTRIBUTES}
-    shares = {name: sum(r) / len(r) if r else None for name, r in rights.items()}
+    shares: dict[str, Any] = {n: sum(r) / len(r) if r else None for n, r in rights.items()}
     said = {name: len(right) for name, right in rights.items()}
     return Fidelity(sum(exact) / len(exact), **shares, per_picture=exact, n=len(exact), said=said)
 

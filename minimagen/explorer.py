@@ -2,7 +2,7 @@
 
     show(figure, "alt text")                            a matplotlib figure, as a small PNG
     show_pictures(pictures, titles, alt="...")          pictures (N, 3, H, W) side by side
-    explore(draw, alt, t=(0.0, 1.0, 0.05, 0.3))         ``draw(t=0.3)``, and a slider for t
+    explore(figure, alt, t=(0.0, 1.0, 0.05, 0.3))       ``figure(t=0.3)``, and a slider for t
 
 The picture of ``explore`` is an ordinary output of the cell, which a slider replaces. So it is
 there on a page without a kernel too, and the widgets themselves need not be saved.
@@ -13,9 +13,9 @@ from __future__ import annotations
 import copy
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -28,12 +28,11 @@ from torch import Tensor
 
 from minimagen.augmentation import augment
 from minimagen.diffusion import q_sample
-from minimagen.generation import draw as draw_pictures
-from minimagen.guidance import Threshold
-from minimagen.imagen import Imagen, Stage, resize
+from minimagen.generation import Encode, draw, unknown_words
+from minimagen.imagen import Imagen, resize
 from minimagen.samplers import NoiseSource
 from minimagen.schedules import NoiseSchedule
-from minimagen.text import EmbeddingCache
+from minimagen.thresholding import Threshold
 
 DPI = 80
 COLOURS_IN_PNG = 256  # a palette: a third of the bytes, and hardly any difference to be seen
@@ -143,24 +142,33 @@ def _widget(name: str, control: Control) -> Any:
     return kind(value=first, min=low, max=high, step=step, **label)
 
 
-def explore(draw: Callable[..., Figure], alt: str, **controls: Control) -> ipywidgets.VBox:
-    """Show ``draw(**values)`` and, above it, a control for each value; moving one draws anew.
+def explore(
+    figure: Callable[..., Figure],
+    alt: str,
+    note: Callable[..., str | None] | None = None,
+    **controls: Control,
+) -> ipywidgets.VBox:
+    """Show ``figure(**values)`` and, above it, a control for each value; moving one draws anew.
 
-    draw: returns a figure; what it raises as ValueError is shown instead of the picture
-    alt: what the picture shows, in a sentence
-    controls: per argument of ``draw``, see ``Control``
+    figure: makes a figure; when it raises ValueError, the message is shown and the figure stays
+    alt: what the figure shows, in a sentence
+    note: called with the same values; the text it returns is shown below the controls
+    controls: per argument of ``figure``, see ``Control``
 
     Returns the controls, so that a test can move them.
     """
     widgets = {name: _widget(name, control) for name, control in controls.items()}
-    problem = ipywidgets.Label()
-    box = ipywidgets.VBox([*widgets.values(), problem])
+    line = ipywidgets.Label()  # of a note or an error
+    box = ipywidgets.VBox([*widgets.values(), line])
     # The widget alone, without a text in its place: where there is no kernel, there is no control.
     view = "application/vnd.jupyter.widget-view+json"
     display({view: box._repr_mimebundle_()[view]}, raw=True)
 
     def bundle() -> dict[str, Any]:
-        return _bundle(draw(**{name: widget.value for name, widget in widgets.items()}), alt)
+        values = {name: widget.value for name, widget in widgets.items()}
+        new = _bundle(figure(**values), alt)
+        line.value = (note(**values) if note else None) or ""
+        return new
 
     first = bundle()
     handle = display(first["data"], metadata=first["metadata"], raw=True, display_id=True)
@@ -169,9 +177,8 @@ def explore(draw: Callable[..., Figure], alt: str, **controls: Control) -> ipywi
         try:
             new = bundle()
         except ValueError as error:
-            problem.value = str(error)
+            line.value = str(error)
             return
-        problem.value = ""
         if isinstance(handle, DisplayHandle):
             handle.update(new["data"], metadata=new["metadata"], raw=True)
 
@@ -186,14 +193,14 @@ def explore_forward_process(
     """z_t of a picture (3, H, W) in [-1, 1], by time and schedule (lesson 01)."""
     eps = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
 
-    def draw(t: float, schedule: str) -> Figure:
+    def figure(t: float, schedule: str) -> Figure:
         alpha, sigma = schedules[schedule].alpha_sigma(torch.tensor(t))
         z = q_sample(picture, eps, alpha, sigma)
         titles = ["x", f"z at t = {t:.2f}\nalpha {alpha:.2f}, sigma {sigma:.2f}", "eps"]
         return picture_grid([picture, z, eps], titles, size=2)
 
     return explore(
-        draw,
+        figure,
         "a clean picture, the same with noise at time t, and the noise alone",
         t=(0.0, 1.0, 0.02, 0.4),
         schedule=list(schedules),
@@ -201,14 +208,14 @@ def explore_forward_process(
 
 
 def explore_guidance(
-    imagen: Imagen, encode: EmbeddingCache, caption: str, seed: int = 0
+    imagen: Imagen, encode: Encode, caption: str, seed: int = 0
 ) -> ipywidgets.VBox:
     """What the base stage draws, by guidance weight, threshold and percentile (lesson 06)."""
     stage = copy.deepcopy(imagen.stages[0])  # whose settings are changed here, and not the caller's
     shape = (3, stage.config.side, stage.config.side)
     text, mask = encode([caption])
 
-    def draw(guidance_weight: float, threshold: Threshold, percentile: float) -> Figure:
+    def figure(guidance_weight: float, threshold: Threshold, percentile: float) -> Figure:
         stage.config = replace(
             stage.config,
             guidance_weight=guidance_weight,
@@ -220,7 +227,7 @@ def explore_guidance(
         return picture_grid(picture, [f"w = {guidance_weight:g}, {threshold}"], size=2.5)
 
     return explore(
-        draw,
+        figure,
         f"{caption}, drawn with the chosen guidance weight, threshold and percentile",
         guidance_weight=(1.0, 15.0, 0.5, 3.0),
         threshold=["dynamic", "static", "none"],
@@ -229,49 +236,58 @@ def explore_guidance(
 
 
 def explore_augmentation(
-    imagen: Imagen, encode: EmbeddingCache, caption: str, lowres: Tensor, seed: int = 0
+    imagen: Imagen, encode: Encode, caption: str, lowres: Tensor, seed: int = 0
 ) -> ipywidgets.VBox:
     """One low-resolution picture (3, h, h), noised to a level, and enlarged (lesson 05)."""
     stage = copy.deepcopy(imagen.stages[1])
-    side = stage.config.side
+    side, lowres_side = stage.config.side, imagen.stages[0].config.side
     text, mask = encode([caption])
 
-    def draw(level: float) -> Figure:
+    def figure(level: float) -> Figure:
         stage.config = replace(stage.config, aug_level=level)
         noise = NoiseSource([seed], (3, side, side))
         *_, picture = stage.sample(text, mask, noise, imagen.config.timesteps, lowres[None])
         # its second draw is the noise of the condition, see Stage.sample
         again = NoiseSource([seed], (3, side, side))
         again()
-        small = resize(lowres[None], cast(int, stage.lowres_side))
+        small = resize(lowres[None], lowres_side)
         levels, schedule = torch.tensor([level]), stage.config.schedule
         condition = augment(resize(small, side), levels, again(), schedule)
         titles = ["low resolution", f"with noise, level {level:.2f}", "enlarged"]
         return picture_grid([lowres, condition[0], picture[0]], titles, size=2)
 
     return explore(
-        draw,
+        figure,
         f"{caption}: a small picture, the same with noise, and what the second stage makes of it",
         level=(0.0, 1.0, 0.05, 0.1),
     )
 
 
 def explore_captions(
-    imagen: Imagen, encode: EmbeddingCache, caption: str, seed: int = 0
+    imagen: Imagen,
+    encode: Encode,
+    caption: str,
+    seed: int = 0,
+    known: Collection[str] | None = None,
 ) -> ipywidgets.VBox:
-    """Type a caption and see it drawn by every stage (lessons 00 and 07)."""
+    """Type a caption and see it drawn by every stage (lessons 00 and 07).
 
-    def draw(caption: str, seed: int, guidance_weight: float) -> Figure:
+    known: words that the model was trained on, see ``TrainingDirectory.load_words``; a note names
+           those of the caption that are not among them
+    """
+
+    def figure(caption: str, seed: int, guidance_weight: float) -> Figure:
         own = copy.deepcopy(imagen)
-        base = cast(Stage, own.stages[0])
+        base = own.stages[0]
         base.config = replace(base.config, guidance_weight=guidance_weight)
-        pictures = [batch[0] for batch in draw_pictures(own, encode, [caption], [seed])]
+        pictures = [batch[0] for batch in draw(own, encode, [caption], [seed])]
         titles = [f"stage {i}: {picture.shape[-1]} pixels" for i, picture in enumerate(pictures)]
         return picture_grid(pictures, titles, size=2.5, title=caption)
 
     return explore(
-        draw,
+        figure,
         "what each stage of the cascade draws for the caption",
+        lambda caption, **_: unknown_words([caption], known),
         caption=caption,
         seed=(0, 99, 1, seed),
         guidance_weight=(1.0, 10.0, 0.5, imagen.config.stages[0].guidance_weight),

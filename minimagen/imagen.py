@@ -1,13 +1,13 @@
-"""The cascade: a base stage draws a small picture of the caption, the others enlarge it.
+"""The cascade: a base stage draws a small image of the caption, the others enlarge it.
 
 A ``Stage`` is one diffusion model: a U-Net, a noise schedule, and how it is trained and sampled.
 ``Imagen`` is a chain of stages (Saharia et al., 2205.11487; Ho et al., cascades, 2106.15282).
-Captions come as embeddings, see ``text``; pictures are (B, 3, side, side) in [-1, 1].
+Captions come as embeddings, see ``text``; images are (B, 3, side, side) in [-1, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import field
 from typing import Annotated, NamedTuple, cast
 
@@ -34,7 +34,7 @@ from minimagen.unet import Unet, UnetConfig
 
 Percentile = Annotated[float, Interval(gt=0, le=1)]
 Power = Annotated[float, Interval(ge=0)]
-Weight = Annotated[float, Interval(ge=-1e6, le=1e6)]  # of guidance
+Weight = Annotated[float, Interval(ge=-1_000_000, le=1_000_000)]  # of guidance
 
 
 @settings
@@ -99,7 +99,7 @@ class Draws(NamedTuple):
     t: Tensor  # times in [0, 1], (B,)
     eps: Tensor  # noise, (B, 3, side, side)
     keep_text: Tensor  # (B,) bool, False hides the caption
-    aug_level: Tensor  # of the low-resolution picture, one per picture in [0, 1], (B,)
+    aug_level: Tensor  # of the low-resolution image, one per image in [0, 1], (B,)
     aug_noise: Tensor  # (B, 3, side, side); in a base stage, which has no use for it, (B,)
 
     def to(self, device: torch.device | str) -> Draws:
@@ -107,22 +107,22 @@ class Draws(NamedTuple):
         return Draws(*(part.to(device) for part in self))
 
 
-def resize(pictures: Tensor, side: int) -> Tensor:
-    """Square pictures (B, C, H, H) at another size, (B, C, side, side).
+def resize(images: Tensor, side: int) -> Tensor:
+    """Square images (B, C, H, H) at another size, (B, C, side, side).
 
     Down: the mean of the pixels that fall together (an integer factor) or antialiased bilinear; up:
     bilinear. Values stay within the range of the input.
 
     Raises ValueError when they are not square: to crop or to stretch them is not decided here.
     """
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     if height != width:
-        raise ValueError(f"pictures are {width} x {height} pixels, they should be square")
+        raise ValueError(f"images are {width} x {height} pixels, they should be square")
     if height == side:
-        return pictures
+        return images
     if height % side == 0:
-        return F.avg_pool2d(pictures, height // side)
-    return F.interpolate(pictures, size=(side, side), mode="bilinear", antialias=height > side)
+        return F.avg_pool2d(images, height // side)
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=height > side)
 
 
 class Stage(nn.Module):
@@ -130,7 +130,7 @@ class Stage(nn.Module):
 
     config:       of training and sampling
     unet:         of the network; ``unet.lowres`` says whether this is a super-resolution stage
-    lowres_side:  side of the previous stage's pictures; None for a base stage
+    lowres_side:  side of the previous stage's images; None for a base stage
 
     Raises ValueError when they do not fit each other.
     """
@@ -151,7 +151,7 @@ class Stage(nn.Module):
         self.unet = Unet(unet)
 
     def draw(self, batch: int, text_dropout: float, generator: torch.Generator) -> Draws:
-        """Draw what a training step of ``batch`` pictures needs, on the CPU.
+        """Draw what a training step of ``batch`` images needs, on the CPU.
 
         text_dropout: share of captions to hide, in [0, 1]
 
@@ -169,17 +169,17 @@ class Stage(nn.Module):
             aug_noise=torch.randn(shape if self.lowres_side else (batch,), generator=generator),
         )
 
-    def forward(self, pictures: Tensor, text: Tensor, mask: Tensor, draws: Draws) -> Tensor:
-        """Training loss of each picture, (B,) (DDPM, 2006.11239, algorithm 1).
+    def forward(self, images: Tensor, text: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+        """Training loss of each image, (B,) (DDPM, 2006.11239, algorithm 1).
 
-        pictures: clean, (B, 3, H, H) in [-1, 1] at any size not below the stage's
+        images: clean, (B, 3, H, H) in [-1, 1] at any size not below the stage's
         text, mask: captions, (B, N, D) and (B, N)
         draws: see ``draw``
         """
-        x = resize(pictures, self.config.side)
+        x = resize(images, self.config.side)
         alpha, sigma = self.config.schedule.alpha_sigma(expand(draws.t, x))
         z = q_sample(x, draws.eps, alpha, sigma)
-        condition = self._condition(pictures, draws.aug_level, draws.aug_noise)
+        condition = self._condition(images, draws.aug_level, draws.aug_noise)
         out = self.unet(z, draws.t, text, mask, draws.keep_text, *condition)
         loss = diffusion_loss(
             self.config.parameterization, out, x, draws.eps, alpha, sigma, self.config.weighting
@@ -188,22 +188,22 @@ class Stage(nn.Module):
             return loss
         return loss * level_weight(draws.aug_level, self.config.aug_power)
 
-    def _condition(self, pictures: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """What the U-Net is told of the low-resolution picture, in training and sampling alike.
+    def _condition(self, images: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """What the U-Net gets of the low-resolution image, in training and sampling alike.
 
-        (picture, level), the picture in [-1, 1], brought down to the previous stage's side if it is
+        (image, level), the image in [-1, 1], brought down to the previous stage's side if it is
         larger, enlarged and only then noised; () in a base stage.
         """
         if self.lowres_side is None:
             return ()
-        lowres = resize(resize(pictures, self.lowres_side), self.config.side)
+        lowres = resize(resize(images, self.lowres_side), self.config.side)
         return augment(lowres, level, noise, self.config.schedule), level
 
     def denoiser(self, text: Tensor, mask: Tensor, condition: tuple[Tensor, ...] = ()) -> Denoiser:
         """denoise(z, t) -> x_hat for these captions: U-Net, parameterisation, guidance, threshold.
 
         text, mask: (B, N, D), (B, N). condition: nothing in a base stage, else low-resolution
-        pictures, noised, at this stage's size, and their levels (B,). Where guidance is on, the
+        images, noised, at this stage's size, and their levels (B,). Where guidance is on, the
         U-Net runs once on a batch of 2 B: with and without captions.
         """
         config = self.config
@@ -233,19 +233,19 @@ class Stage(nn.Module):
         timesteps: int,
         lowres: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Draw pictures of captions, yielding every state (B, 3, side, side); the last is clean.
+        """Draw images of captions, yielding every state (B, 3, side, side); the last is clean.
 
         text, mask: (B, N, D), (B, N)
-        noise:      of pictures of this stage's side
+        noise:      of images of this stage's side
         timesteps:  of the grid that the sampler's steps are chosen from
-        lowres:     the previous stage's pictures, (B, 3, h, h) in [-1, 1]; None in a base stage
+        lowres:     the previous stage's images, (B, 3, h, h) in [-1, 1]; None in a base stage
 
         Raises ValueError if lowres is missing, or given to a base stage.
         """
         if (lowres is None) != (self.lowres_side is None):
             raise ValueError(
                 f"the stage of {self.config.side} pixels "
-                + ("needs a low-resolution picture" if lowres is None else "takes none")
+                + ("needs a low-resolution image" if lowres is None else "takes none")
             )
         config = self.config
         z = noise()
@@ -263,6 +263,8 @@ class Imagen(nn.Module):
     Raises ValueError when the numbers of stages and U-Nets differ, or one does not fit the other.
     """
 
+    stages: Sequence[Stage]  # an nn.ModuleList, which does not say what it holds
+
     def __init__(self, config: ImagenConfig, unets: Sequence[UnetConfig]) -> None:
         super().__init__()
         if len(unets) != len(config.stages):
@@ -276,10 +278,11 @@ class Imagen(nn.Module):
             )
         self.config = config
         sides: list[int | None] = [None, *(stage.side for stage in config.stages)]
-        self.stages = nn.ModuleList(
+        stages = [
             Stage(stage, unet, side)
             for stage, unet, side in zip(config.stages, unets, sides[:-1], strict=True)
-        )
+        ]
+        self.stages = cast("Sequence[Stage]", nn.ModuleList(stages))
 
     def fit_text(self, text: Tensor, mask: Tensor) -> None:
         """Have every U-Net whiten its text by the statistics of these embeddings, before training.
@@ -287,7 +290,7 @@ class Imagen(nn.Module):
         text, mask: captions of the training data, (B, N, D) and (B, N); a thousand are plenty
         """
         for stage in self.stages:
-            cast(Stage, stage).unet.whitening.fit(text, mask)
+            stage.unet.whitening.fit(text, mask)
 
     @torch.no_grad()
     def sample(
@@ -297,48 +300,58 @@ class Imagen(nn.Module):
         seeds: Sequence[int],
         lowres: Tensor | None = None,
         start: int = 0,
-        on_step: Callable[[int, int], None] | None = None,
-    ) -> list[Tensor]:
-        """Pictures of captions, one batch (B, 3, side, side) in [-1, 1] for each stage run.
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Draw images of captions, yielding (stage, state) after every step of a sampler.
 
         text, mask: captions, (B, N, D) and (B, N)
-        seeds:      one per picture; picture i depends on its caption and seeds[i] alone
-        lowres:     begin from these pictures (B, 3, h, h) in [-1, 1], at stage ``start`` >= 1;
-                    larger ones are brought down first to the size that this stage starts from
+        seeds:      one per image; image i depends on its caption and seeds[i] alone
+        lowres:     begin from these images (B, 3, h, h) in [-1, 1], at stage ``start`` >= 1; larger
+                    ones are brought down first to the size that this stage starts from
         start:      first stage to run
-        on_step:    told (stage, step) after every step of a sampler, both from 0
 
-        The last entry is the finished picture. The U-Nets are put in eval mode meanwhile. Raises
-        ValueError when captions, seeds and lowres differ in number, or start and lowres do not
-        agree.
+        States are (B, 3, side, side). The last state of a stage, clamped to [-1, 1], is its image,
+        and what the next stage starts from. The U-Nets are in eval mode until the iterator ends or
+        is closed. Raises ValueError, at the first step, when captions, seeds and lowres differ in
+        number, or start and lowres do not agree.
         """
         if len(seeds) != len(text):
             raise ValueError(f"{len(text)} captions have {len(seeds)} seeds, each needs one")
         if lowres is not None and len(lowres) != len(text):
             raise ValueError(
-                f"{len(text)} captions have {len(lowres)} low-resolution pictures, each needs one"
+                f"{len(text)} captions have {len(lowres)} low-resolution images, each needs one"
             )
         if not 0 <= start < len(self.stages) or (start > 0) != (lowres is not None):
             raise ValueError(
-                f"start is {start}, it should be 0 without a low-resolution picture and 1 to "
+                f"start is {start}, it should be 0 without a low-resolution image and 1 to "
                 f"{len(self.stages) - 1} with one"
             )
         training = [module for module in self.modules() if module.training]
         self.eval()
-        pictures = []
         try:
-            for index in range(start, len(self.stages)):
-                stage = cast(Stage, self.stages[index])
+            for index, stage in enumerate(self.stages[start:], start):
                 shape = (3, stage.config.side, stage.config.side)
                 noise = NoiseSource(seeds, shape, text.device, stream=index)
                 states = stage.sample(text, mask, noise, self.config.timesteps, lowres)
-                for step, state in enumerate(states):
-                    z = state
-                    if on_step is not None:
-                        on_step(index, step)
-                lowres = z.clamp(-1, 1)  # the last state is the picture
-                pictures.append(lowres)
+                for step, state in enumerate(states, 1):
+                    lowres = state.clamp(-1, 1) if step == stage.config.steps else state
+                    yield index, lowres
         finally:
             for module in training:
                 module.training = True
-        return pictures
+
+    def images(
+        self,
+        text: Tensor,
+        mask: Tensor,
+        seeds: Sequence[int],
+        lowres: Tensor | None = None,
+        start: int = 0,
+    ) -> list[Tensor]:
+        """Images of captions, one batch (B, 3, side, side) in [-1, 1] for each stage run.
+
+        The last entry has the finished images. Arguments and errors are those of ``sample``.
+        """
+        last: dict[int, Tensor] = {}
+        for index, state in self.sample(text, mask, seeds, lowres, start):
+            last[index] = state
+        return list(last.values())

@@ -27,6 +27,7 @@ from typing import (
     Literal,
     TypeVar,
     Union,
+    cast,
     dataclass_transform,
     get_args,
     get_origin,
@@ -42,10 +43,16 @@ T = TypeVar("T")
 Count = Annotated[int, Interval(ge=1)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, lt=2**62)]  # numpy and torch take 64 bits; sums stay below
+
+
+def _to_tuple(value: object) -> object:
+    if isinstance(value, list):  # strict JSON takes a list for a tuple, but not behind a validator
+        return tuple(value)
+    return (value,) if isinstance(value, int | float | str) else value
+
+
 # One value for all stages, or one per stage.
-PerStage = Annotated[
-    tuple[T, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int | float | str) else v)
-]
+PerStage = Annotated[tuple[T, ...], BeforeValidator(_to_tuple)]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -69,7 +76,7 @@ def settings(cls: type[T]) -> type[T]:
             raise ValueError(explain(error, made, given)) from None
 
     made.__init__ = __init__  # type: ignore[method-assign]
-    return made  # type: ignore[return-value]
+    return cast("type[T]", made)
 
 
 def setting(
@@ -186,7 +193,9 @@ def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None 
         near = difflib.get_close_matches(str(path[-1]), known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         return f"unknown key {_dotted(path)!r}, {hint}"
-    if problem == "missing":
+    if problem == "missing" and isinstance(path[-1], int):  # of a list that is too short
+        path.pop()
+    elif problem == "missing":
         return f"key {_dotted(path)!r} is missing"
     name = f"`{_dotted(path)}`" if path else "it"
     if problem == "value_error":  # what a __post_init__ found
@@ -196,7 +205,8 @@ def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None 
         name, all_of_it = f"`{path[0]}`", given.get(str(path[0]))
         if isinstance(all_of_it, list) and all(isinstance(one, str) for one in all_of_it):
             shown = repr(",".join(all_of_it))
-        or_several = ", or one per stage with commas between"
+        if _is_per_stage(_type_at(kind, path[:1])):
+            or_several = ", or one per stage with commas between"
     if problem in _RANGE_ERRORS:
         shown = str(float(value) if _unwrap(hint)[0] is float else int(value))
         or_several = ""
@@ -229,6 +239,11 @@ def _type_at(kind: Any, path: list[Any]) -> Any:
     return kind
 
 
+def _is_per_stage(hint: Any) -> bool:
+    """Whether a type is ``PerStage``, also where it may be None."""
+    return any(isinstance(part, BeforeValidator) or _is_per_stage(part) for part in get_args(hint))
+
+
 def _unwrap(hint: Any) -> tuple[Any, bool]:
     """A type without its range and without None, and whether it may be None."""
     optional = False
@@ -250,7 +265,8 @@ def _due(hint: Any, problem: str) -> str:
     if problem in _RANGE_ERRORS:
         return _range(hint) or "a finite number"
     if get_origin(base) is tuple:
-        return "a list"
+        entries = get_args(base)
+        return "a list" if Ellipsis in entries else f"a list of {len(entries)}"
     if dataclasses.is_dataclass(base):
         return "an object with keys, {...}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

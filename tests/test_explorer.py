@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from minimagen import explorer
 from minimagen.imagen import Imagen, ImagenConfig, StageConfig
 from minimagen.schedules import NoiseSchedule
-from minimagen.text import EmbeddingCache
 from minimagen.unet import Unet, UnetConfig
 
 BASE = UnetConfig(
@@ -98,7 +97,7 @@ def drawn(page: Page, monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
 
 
 def controls(box: ipywidgets.VBox) -> dict[str, Any]:
-    """The controls by the name of their argument; the last widget shows problems."""
+    """The controls by the name of their argument; the last widget shows notes and errors."""
     return {w.description.replace(" ", "_"): w for w in box.children[:-1]}
 
 
@@ -129,7 +128,7 @@ def _encode(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
     return torch.stack(rows), torch.ones((len(rows), 3), dtype=torch.bool)
 
 
-ENCODE = cast(EmbeddingCache, _encode)
+ENCODE = _encode
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -230,12 +229,12 @@ def test_a_slider_at_rest_draws_and_not_every_point_of_its_way() -> None:
 def test_what_cannot_be_drawn_is_said(page: Page) -> None:
     """A ValueError becomes a line beside the controls; the picture stays until the next one."""
     box = explorer.explore(bar, "a bar", height=(0.0, 4.0, 0.5, 1.0))
-    (slider,), problem = box.children[:-1], box.children[-1]
+    (slider,), line = box.children[:-1], box.children[-1]
     slider.value = 4.0
-    assert problem.value == "height is 4.0, it should be at most 3"
+    assert line.value == "height is 4.0, it should be at most 3"
     assert len(page.pictures) == 1
     slider.value = 2.0
-    assert problem.value == ""
+    assert line.value == ""
     assert len(page.pictures) == 2
 
 
@@ -280,7 +279,7 @@ def test_guidance_draws_with_the_chosen_settings(drawn: list[list[Tensor]]) -> N
         )
         other = Imagen(ImagenConfig((changed,), timesteps=100), [BASE]).eval()
         other.stages[0].load_state_dict(imagen.stages[0].state_dict())
-        torch.testing.assert_close(picture, other.sample(text, mask, [3])[0][0])
+        torch.testing.assert_close(picture, other.images(text, mask, [3])[0][0])
     assert len({tuple(picture.flatten().tolist()) for (picture,) in drawn}) >= 3
 
 
@@ -344,6 +343,18 @@ def test_captions_are_drawn_as_by_the_command_line(drawn: list[list[Tensor]]) ->
     for pictures, (caption, seed, weight) in zip(drawn, asked, strict=True):
         imagen.stages[0].config = dataclasses.replace(config, guidance_weight=weight)
         text, mask = ENCODE([caption])
-        for shown, batch in zip(pictures, imagen.sample(text, mask, [seed]), strict=True):
+        for shown, batch in zip(pictures, imagen.images(text, mask, [seed]), strict=True):
             torch.testing.assert_close(shown, batch[0])
     assert len({tuple(pictures[-1].flatten().tolist()) for pictures in drawn}) == len(asked)
+
+
+def test_words_that_training_never_saw_are_noted(page: Page) -> None:
+    """Below the controls, as long as they stand in the caption; the image is drawn all the same."""
+    box = explorer.explore_captions(cascade(), ENCODE, "a red circle", known={"a", "red", "circle"})
+    line = box.children[-1]
+    assert line.value == ""
+    controls(box)["caption"].value = "a red cirlce"
+    assert line.value == 'the model\'s training never saw "cirlce" (circle?)'
+    assert len(page.pictures) == 2
+    controls(box)["caption"].value = "a circle"
+    assert line.value == ""

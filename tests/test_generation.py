@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,26 +18,32 @@ from PIL import Image
 
 from minimagen.data.shapes import MINIMAL, parse_caption, place, render
 from minimagen.generation import (
-    CAPTIONS,
+    Encode,
+    Frames,
     GenerationConfig,
-    autocast_dtype,
     contact_sheet,
     draw,
     fidelity,
     generate,
+    load,
     load_imagen,
     read_captions,
+    states,
     to_image,
+    unknown_words,
     untrained,
     with_sampling,
     write,
 )
+from minimagen.generation.draw import State
 from minimagen.imagen import Imagen, ImagenConfig, StageConfig
-from minimagen.text import EmbeddingCache, load_text_encoder
-from minimagen.training.directory import TrainingDirectory
+from minimagen.run_directory import TrainingDirectory
+from minimagen.settings import from_text
+from minimagen.text import load_text_encoder
 from minimagen.unet import UnetConfig
 
 WORDS = ["a red circle", "a small green star to the left of a large blue square", "one cyan cross"]
+KNOWN = {word for caption in WORDS for word in caption.split()}
 
 
 def tiny_imagen(side: int = 16) -> Imagen:
@@ -67,7 +78,8 @@ def save_training(output: Path, imagen: Imagen | None = None) -> TrainingDirecto
     imagen = imagen or tiny_imagen()
     directory = TrainingDirectory.create(output)
     unets = [stage.unet.config for stage in imagen.stages]
-    directory.save_parameters(imagen.config, unets, {"DATASET": "shapes-minimal"})
+    directory.save_parameters(imagen.config, unets, {"dataset": "shapes-minimal"})
+    directory.save_words(KNOWN)
     for i, stage in enumerate(imagen.stages):
         directory.save_best(i, stage.unet.state_dict())
     return directory
@@ -79,8 +91,8 @@ def imagen() -> Imagen:
 
 
 @pytest.fixture(scope="module")
-def encode() -> EmbeddingCache:
-    return EmbeddingCache(load_text_encoder("t5_tiny"))
+def encode() -> Encode:
+    return load_text_encoder("t5_tiny").encode
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +103,54 @@ def training(tmp_path_factory: pytest.TempPathFactory, imagen: Imagen) -> Traini
 # --- drawing --------------------------------------------------------------------------------------
 
 
-def test_draws_every_stage_of_every_caption(imagen: Imagen, encode: EmbeddingCache) -> None:
-    """One entry a stage, (N, 3, side, side) in [-1, 1]; progress adds up to the pictures drawn."""
-    told: list[float] = []
-    stages = draw(imagen, encode, WORDS, [0, 1, 2], batch_size=2, progress=told.append)
+def test_draws_every_stage_of_every_caption(imagen: Imagen, encode: Encode) -> None:
+    """One entry a stage, (N, 3, side, side) in [-1, 1]."""
+    stages = draw(imagen, encode, WORDS, [0, 1, 2], batch_size=2)
     assert [part.shape for part in stages] == [(3, 3, 8, 8), (3, 3, 16, 16)]
     assert all(part.abs().max() <= 1 and part.dtype == torch.float32 for part in stages)
-    assert len(told) == 2 * (3 + 2) and sum(told) == pytest.approx(3)
 
 
-def test_picture_depends_on_its_own_seed_and_caption_alone(
-    imagen: Imagen, encode: EmbeddingCache
+def test_states_lead_to_the_images(imagen: Imagen, encode: Encode) -> None:
+    """Batch after batch, stage after stage; precision is that of the steps, not of the caller."""
+    drawn = []
+    for state in states(imagen, encode, WORDS, [0, 1, 2], batch_size=2, precision="bf16"):
+        assert not torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+        drawn.append(state)
+    order = [(first, stage) for first in (0, 2) for stage in (0, 0, 0, 1, 1)]
+    assert [(state.first, state.stage) for state in drawn] == order
+    small, large = draw(imagen, encode, WORDS, [0, 1, 2], batch_size=2, precision="bf16")
+    assert torch.equal(torch.cat([drawn[2].images, drawn[7].images]).float(), small)
+    assert torch.equal(torch.cat([drawn[4].images, drawn[9].images]).float(), large)
+
+
+class Terminal(io.StringIO):
+    """A terminal that remembers what it shows."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("name", "stream"), [("red", Terminal), (None, Terminal), ("red", io.StringIO)]
+)
+def test_a_bar_only_where_it_is_asked_for_and_seen(
+    imagen: Imagen,
+    encode: Encode,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    stream: type[io.StringIO],
 ) -> None:
+    """With a name, and on a terminal; it ends at 100% of the images."""
+    screen = stream()
+    monkeypatch.setattr("sys.stderr", screen)
+    draw(imagen, encode, WORDS, [0, 1, 2], batch_size=2, progress=name)
+    if name and stream is Terminal:
+        assert "red: 100%" in screen.getvalue() and "3.0/3" in screen.getvalue()
+    else:
+        assert screen.getvalue() == ""
+
+
+def test_picture_depends_on_its_own_seed_and_caption_alone(imagen: Imagen, encode: Encode) -> None:
     """Whatever the batch around it, and however long its captions are padded."""
     together = draw(imagen, encode, WORDS, [5, 6, 7])
     for batch_size in (1, 2):
@@ -119,15 +167,15 @@ def test_picture_depends_on_its_own_seed_and_caption_alone(
         assert changed.tolist() == [False, True, False]
 
 
-def test_bfloat16_draws_nearly_the_same(imagen: Imagen, encode: EmbeddingCache) -> None:
+def test_bfloat16_draws_nearly_the_same(imagen: Imagen, encode: Encode) -> None:
     """Lower precision is a matter of speed; the pictures are float32 again."""
     exact = draw(imagen, encode, WORDS[:1], [0])[0]
-    rough = draw(imagen, encode, WORDS[:1], [0], dtype=torch.bfloat16)[0]
+    rough = draw(imagen, encode, WORDS[:1], [0], precision="bf16")[0]
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().mean() < 0.1
 
 
-def test_broken_weights_are_noticed(encode: EmbeddingCache) -> None:
+def test_broken_weights_are_noticed(encode: Encode) -> None:
     """Not a number is no picture."""
     broken = tiny_imagen()
     with torch.no_grad():
@@ -149,14 +197,23 @@ def test_untrained_is_the_same_cascade_with_other_weights(imagen: Imagen) -> Non
 
 
 def test_fidelity_only_of_the_shapes_world() -> None:
-    """True renderings score 1; captions of other things have no score."""
+    """True renderings score 1; other captions, and such with unknown words, have no score."""
     captions = ["a red circle on a white background", "a large blue square"]
     scenes = [parse_caption(text) for text in captions]
     rng = random.Random(0)
-    pictures = render([place(scene, rng, MINIMAL) for scene in scenes], 64)
-    result = fidelity(pictures, captions)
-    assert result is not None and result.exact_match == 1.0 and result.n == 2
-    assert fidelity(pictures, [captions[0], "a dog in the rain"]) is None
+    images = render([place(scene, rng, MINIMAL) for scene in scenes], 64)
+    result = fidelity(images, captions)
+    assert result is not None and result.exact_match == 1.0
+    assert (result.n, result.left_out) == (2, 0) and "scored" not in str(result)
+    for strange in ("a dog in the rain", "a red cirlce left of a blue square", "a red star, a dog"):
+        result = fidelity(images, [captions[0], strange])
+        assert result is not None and result.exact_match == 1.0
+        assert (result.n, result.left_out) == (1, 1)
+        assert "scored are 1 of 2 images" in str(result)
+        assert fidelity(images, [strange, strange]) is None
+    known = {"a", "red", "circle", "on", "white", "background"}
+    result = fidelity(images, captions, known)
+    assert result is not None and (result.n, result.left_out) == (1, 1)
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -177,20 +234,21 @@ def test_settings_for_all_stages_or_one_each(imagen: Imagen) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sampler": ("ddim",) * 3}, "--SAMPLER has 3 values, for 2 stages it should have 1 or 2"),
-        ({"sampling_steps": (99,)}, "--SAMPLING_STEPS: stage steps is 99, .* at most timesteps 10"),
-        ({"aug_level": (0.1, 3.0)}, r"--AUG_LEVEL: stage aug_level is 3.0, .* in \[0, 1\]"),
+        ({"sampler": ("ddim",) * 3}, "`sampler` has 3 values, for 2 stages it should have 1 or 2"),
+        ({"sampling_steps": (99,)}, "`sampling_steps` is 99, .* at most the model's timesteps, 10"),
+        ({"sampling_steps": (0,)}, "^`sampling_steps` is 0, it should be at least 1"),
+        ({"aug_level": (0.1, 3.0)}, "^`aug_level` is 3.0, it should be from 0 to 1"),
     ],
 )
-def test_settings_that_do_not_fit_name_the_flag(
+def test_settings_that_do_not_fit_are_named(
     imagen: Imagen, settings: dict[str, tuple[object, ...]], message: str
 ) -> None:
-    """One line with the flag, the value and what would be right."""
+    """One line with the setting, the value and what would be right."""
     with pytest.raises(ValueError, match=message):
         with_sampling(imagen.config, **settings)  # type: ignore[arg-type]
 
 
-def test_settings_change_the_pictures(training: TrainingDirectory, encode: EmbeddingCache) -> None:
+def test_settings_change_the_pictures(training: TrainingDirectory, encode: Encode) -> None:
     """Guidance, sampler, steps and augmentation level all reach the stages."""
 
     def picture(**settings: tuple[object, ...]) -> torch.Tensor:
@@ -208,13 +266,52 @@ def test_settings_change_the_pictures(training: TrainingDirectory, encode: Embed
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"), [("auto", None), ("fp32", None), ("bf16", torch.bfloat16)]
+    ("settings", "message"),
+    [
+        ({"images_per_caption": 0}, "`images_per_caption` is 0, it should be at least 1"),
+        (
+            {"guidance_weight": (1e7,)},
+            "`guidance_weight` is 10000000.0, it should be from -1000000",
+        ),
+        ({"aug_level": (0.1, 1.1)}, "`aug_level` is 1.1, it should be from 0 to 1"),
+        ({"sampling_steps": (5, 0)}, "`sampling_steps` is 0, it should be at least 1"),
+        ({"sampler": ("euler",)}, "`sampler` is 'euler', it should be one of ddpm, ddim"),
+        ({"seed": -1}, "`seed` is -1, it should be at least 0"),
+        ({"batch_size": 0}, "`batch_size` is 0, it should be at least 1"),
+        ({"threads": 0}, "`threads` is 0, it should be at least 1"),
+        ({"device": "tpu"}, "`device` is 'tpu', it should be one of auto, cpu, cuda, mps"),
+        ({"precision": "fp8"}, "`precision` is 'fp8', it should be one of auto, fp32, bf16, fp16"),
+    ],
 )
-def test_precision_on_the_cpu(precision: str, dtype: torch.dtype | None) -> None:
-    """Float32 unless asked for; fp16 is for GPUs."""
-    assert autocast_dtype(precision, torch.device("cpu")) == dtype
-    with pytest.raises(ValueError, match="--PRECISION is fp16"):
-        autocast_dtype("fp16", torch.device("cpu"))
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    """One line with the setting, the value and what would be right."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as error:
+        GenerationConfig(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_none_is_a_caption_like_any_other() -> None:
+    """But no number of threads."""
+    given = from_text(GenerationConfig, {"captions": "none", "threads": "none", "sampler": "none"})
+    assert given == {"captions": "none", "threads": None, "sampler": None}
+    assert read_captions("none") == ["none"]
+
+
+def test_precision_on_the_cpu(training: TrainingDirectory) -> None:
+    """Float32 unless asked for, also where the CPU computes bf16; fp16 is for GPUs."""
+    config = GenerationConfig(str(training.path), device="cpu")
+    assert load(config).precision == "fp32"
+    assert load(replace(config, precision="bf16")).precision == "bf16"
+    with pytest.raises(ValueError, match="`precision` is 'fp16'"):
+        load(replace(config, precision="fp16"))
+
+
+def test_a_model_is_needed() -> None:
+    """The error says which setting names it."""
+    with pytest.raises(ValueError, match=r"^`training_directory` is missing"):
+        load(GenerationConfig())
+    with pytest.raises(ValueError, match=r"^`training_directory`: nowhere is no training"):
+        load(GenerationConfig("nowhere"))
 
 
 # --- captions -------------------------------------------------------------------------------------
@@ -237,7 +334,6 @@ def test_default_captions_are_of_the_minimal_world() -> None:
     pairs = [(thing.colour, thing.shape) for c in captions for thing in parse_caption(c).objects]
     assert len(pairs) == 12 and set(pairs) <= set(MINIMAL.combinations)
     assert set(pairs) >= MINIMAL.held_out
-    assert CAPTIONS.name == "captions.txt"
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "binary", "directory", "csv", "blank"])
@@ -248,9 +344,41 @@ def test_wrong_captions(tmp_path: Path, kind: str) -> None:
         path.mkdir()
     elif kind != "missing":
         path.write_bytes({"empty": b"\n \n", "binary": b"\xff\xfe\x00x"}.get(kind, b"a"))
-    with pytest.raises(ValueError, match=r"^--CAPTIONS is ") as error:
+    with pytest.raises(ValueError, match=r"^`captions` is ") as error:
         read_captions("  " if kind == "blank" else str(path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("captions", "note"),
+    [
+        (WORDS, None),
+        (["A Red Circle!", "one cyan, small cross"], None),
+        (["a red cirlce", "a dog"], 'the model\'s training never saw "cirlce" (circle?), "dog"'),
+        (["two cats", "a cat"], 'the model\'s training never saw "two", "cats", "cat"'),
+        (
+            ["b c d e f g h i j k"],
+            'the model\'s training never saw "b", "c", "d", "e", "f", "g", "h", "i" and 2 more',
+        ),
+    ],
+)
+def test_unknown_words_are_named_once(captions: list[str], note: str | None) -> None:
+    """With the nearest word that training saw, if one is near; upper case makes no other word."""
+    assert unknown_words(captions, KNOWN) == note
+    assert unknown_words(captions, None) is None  # of a model whose words nobody wrote down
+
+
+def test_one_warning_of_unknown_words(training: TrainingDirectory, tmp_path: Path) -> None:
+    """However many images there are of such a caption."""
+    config = GenerationConfig(
+        str(training.path), "a red cirlce", images_per_caption=3, output_directory=str(tmp_path)
+    )
+    with pytest.warns(UserWarning, match="never saw") as notes:
+        made = generate(config)
+    assert len(notes) == 1 and made.known == KNOWN
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        generate(replace(config, captions="a red circle"))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -317,7 +445,7 @@ def test_nothing_is_left_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.M
     def full(*arguments: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("minimagen.generation.contact_sheet", full)
+    monkeypatch.setattr("minimagen.generation.files.contact_sheet", full)
     with pytest.raises(OSError, match="no space"):
         write([torch.zeros(1, 3, 8, 8)], ["grey"], tmp_path, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -336,6 +464,64 @@ def test_contact_sheet_shows_pictures_and_captions(number: int, side: int) -> No
     below = sheet[12 + shown + 4 : 12 + shown + 4 + 5 * 19]
     assert (below < 60).sum() > 200  # letters
     assert sheet.shape[1] <= 10 * 270 + 12
+
+
+def test_an_animation_ends_with_the_images(training: TrainingDirectory, tmp_path: Path) -> None:
+    """One frame a step, from noise to the finished images, which stay for two seconds."""
+    captions = tmp_path / "captions.txt"
+    captions.write_text("\n".join(WORDS[:1] * 7), encoding="utf-8")
+    config = GenerationConfig(
+        str(training.path),
+        str(captions),
+        output_directory=str(tmp_path),
+        batch_size=5,
+        animation=True,
+    )
+    made = generate(config)
+    gif = Image.open(made.directory / "animation.gif")
+    assert gif.n_frames == 5 and gif.info["loop"] == 0
+    frames, times = [], []
+    for i in range(5):
+        gif.seek(i)
+        times.append(gif.info["duration"])
+        frames.append(np.array(gif.convert("RGB")).astype(int))
+    assert times == [80] * 4 + [2000]
+    height = (frames[0].shape[0] - 12) // 2
+    for i, image in enumerate(made.pictures):  # four in a row, at the places of the sheet
+        x, y = 12 + i % 4 * 140, 12 + i // 4 * height
+        first, last = (frame[y : y + 128, x : x + 128] for frame in (frames[0], frames[-1]))
+        exact = np.array(to_image(image).resize((128, 128), Image.Resampling.NEAREST)).astype(int)
+        assert np.abs(last - exact).mean() < 20  # a palette has 64 colours
+        assert np.abs(last - exact).mean() < np.abs(first - exact).mean() / 2
+        squares = first.reshape(8, 16, 8, 16, 3)  # the first stage's pixels, enlarged
+        assert (squares == squares[:, :1, :, :1]).all()
+
+
+def record(config: ImagenConfig, number: int, sides: tuple[int, ...]) -> Frames:
+    """Frames of grey images in batches of 64, white after the last step."""
+    frames = Frames(config, number)
+
+    def drawn() -> Iterator[State]:
+        for first in range(0, number, 64):
+            batch = min(64, number - first)
+            for stage, side in enumerate(sides):
+                for step in range(config.stages[stage].steps):
+                    last = (stage, step) == (len(sides) - 1, config.stages[stage].steps - 1)
+                    yield State(first, stage, torch.full((batch, 3, side, side), float(last)))
+
+    assert len(list(frames.record(drawn()))) == len(list(drawn()))  # all are handed on
+    return frames
+
+
+def test_frames_are_few_and_small(imagen: Imagen) -> None:
+    """At most 60 of at most 100 images, the finished ones among them; large ones are thinned."""
+    assert [len(frame) for frame in record(imagen.config, 3, (8, 16))] == [3] * 5
+    stages = tuple(replace(stage, steps=90) for stage in imagen.config.stages)
+    frames = list(record(ImagenConfig(stages, timesteps=90), 130, (2, 256)))
+    assert len(frames) == 60
+    assert {frame.shape for frame in frames} == {(100, 3, 2, 2), (100, 3, 128, 128)}
+    assert all(frame.dtype == torch.uint8 for frame in frames)
+    assert (frames[-1] == 255).all() and (frames[-2] == 128).all()
 
 
 # --- loading --------------------------------------------------------------------------------------

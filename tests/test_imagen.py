@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minimagen.diffusion import Parameterization, Weighting
-from minimagen.guidance import dynamic_threshold
 from minimagen.imagen import Draws, Imagen, ImagenConfig, Stage, StageConfig, resize
 from minimagen.samplers import SAMPLERS, NoiseSource
 from minimagen.schedules import NoiseSchedule
+from minimagen.thresholding import dynamic_threshold
 from minimagen.unet import UnetConfig
 
 BASE = UnetConfig(
@@ -339,7 +339,7 @@ def test_a_stage_starts_from_the_picture_of_the_one_before() -> None:
     """With level 0 the next U-Net sees the finished picture, enlarged, and nothing else."""
     imagen = cascade(2, aug_level=0.0)
     calls = watch(imagen.stages[1].unet)
-    first, second = imagen.sample(TEXT, MASK, SEEDS)
+    first, second = imagen.images(TEXT, MASK, SEEDS)
     assert first.shape == (3, 3, 4, 4) and second.shape == (3, 3, 8, 8)
     enlarged = F.interpolate(first, scale_factor=2, mode="bilinear")
     for *_, seen, level in calls:
@@ -370,7 +370,7 @@ def test_parameters_and_modes_cover_all_stages_at_all_times() -> None:
         draws = stage.draw(3, 0.1, torch.Generator().manual_seed(0))
         stage(randn(3, 3, 16, 16), TEXT, MASK, draws).mean().backward()
         check()
-    imagen.sample(TEXT, MASK, SEEDS)
+    imagen.images(TEXT, MASK, SEEDS)
     check()
 
 
@@ -382,22 +382,29 @@ def test_sampling_leaves_each_module_in_its_mode() -> None:
     before = [module.training for module in imagen.modules()]
     seen: list[bool] = []
     imagen.stages[1].unet.register_forward_pre_hook(lambda unet, _: seen.append(unet.training))
-    imagen.sample(TEXT, MASK, SEEDS)
+    imagen.images(TEXT, MASK, SEEDS)
     assert seen and not any(seen)  # in eval mode meanwhile
     assert [module.training for module in imagen.modules()] == before
 
-    def stop(stage: int, step: int) -> None:
+    states = imagen.sample(TEXT, MASK, SEEDS)
+    next(states)
+    assert not any(module.training for module in imagen.modules())
+    states.close()  # as when nobody wants the rest
+    assert [module.training for module in imagen.modules()] == before
+
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    imagen.stages[1].unet.register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
-        imagen.sample(TEXT, MASK, SEEDS, on_step=stop)
+        imagen.images(TEXT, MASK, SEEDS)
     assert [module.training for module in imagen.modules()] == before
 
 
 def test_sampled_pictures_carry_no_graph_and_may_be_trained_on() -> None:
     """No gradients are kept while sampling, yet pictures are ordinary tensors afterwards."""
     imagen = cascade(2)
-    pictures = imagen.sample(TEXT, MASK, SEEDS)[-1]
+    pictures = imagen.images(TEXT, MASK, SEEDS)[-1]
     states = list(imagen.stages[0].sample(TEXT, MASK, NoiseSource(SEEDS, (3, 4, 4)), 100))
     assert not any(part.requires_grad or part.is_inference() for part in [pictures, *states])
     stage = imagen.stages[1]
@@ -448,7 +455,7 @@ def test_guidance_is_one_call_of_a_double_batch(weight: float) -> None:
     """2 B pictures where guidance is on, B where it is off; never two calls a step."""
     imagen = cascade(2, guidance_weight=weight)
     calls = [watch(stage.unet) for stage in imagen.stages]
-    imagen.sample(TEXT, MASK, SEEDS)
+    imagen.images(TEXT, MASK, SEEDS)
     batch = 3 if weight == 1 else 6
     assert [[len(call[0]) for call in stage] for stage in calls] == [[batch] * 4] * 2
 
@@ -475,14 +482,14 @@ def test_guidance_is_off_outside_of_its_interval() -> None:
 def test_a_picture_depends_on_its_caption_and_seed_alone(sampler: str) -> None:
     """Drawn alone or among others, in any order: the same picture in every stage."""
     imagen = cascade(2, sampler=sampler, eta=0.7)
-    together = imagen.sample(TEXT, MASK, SEEDS)
+    together = imagen.images(TEXT, MASK, SEEDS)
     order = [2, 0]
-    shuffled = imagen.sample(TEXT[order], MASK[order], [SEEDS[i] for i in order])
-    alone = imagen.sample(TEXT[1:2], MASK[1:2], SEEDS[1:2])
+    shuffled = imagen.images(TEXT[order], MASK[order], [SEEDS[i] for i in order])
+    alone = imagen.images(TEXT[1:2], MASK[1:2], SEEDS[1:2])
     for whole, part, one in zip(together, shuffled, alone, strict=True):
         torch.testing.assert_close(part, whole[order], atol=1e-5, rtol=0)
         torch.testing.assert_close(one, whole[1:2], atol=1e-5, rtol=0)
-    other = imagen.sample(TEXT, MASK, [11, 23, 33])
+    other = imagen.images(TEXT, MASK, [11, 23, 33])
     changed = [(a - b).abs().amax((1, 2, 3)) > 1e-3 for a, b in zip(other, together, strict=True)]
     assert [part.tolist() for part in changed] == [[False, True, False]] * 2
 
@@ -506,10 +513,10 @@ def test_sampling_needs_no_global_randomness() -> None:
     imagen = cascade(2, sampler="ddpm")
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = imagen.sample(TEXT, MASK, SEEDS)
+    first = imagen.images(TEXT, MASK, SEEDS)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    for a, b in zip(first, imagen.sample(TEXT, MASK, SEEDS), strict=True):
+    for a, b in zip(first, imagen.images(TEXT, MASK, SEEDS), strict=True):
         assert torch.equal(a, b)
 
 
@@ -519,33 +526,47 @@ def test_padding_gives_the_same_picture(length: int) -> None:
     imagen = cascade(2)
     text = 10 * randn(3, length, 8, seed=7)
     text[:, :5][MASK] = TEXT[MASK]
-    padded = imagen.sample(text, F.pad(MASK, (0, length - 5)), SEEDS)
-    for a, b in zip(padded, imagen.sample(TEXT, MASK, SEEDS), strict=True):
+    padded = imagen.images(text, F.pad(MASK, (0, length - 5)), SEEDS)
+    for a, b in zip(padded, imagen.images(TEXT, MASK, SEEDS), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
-    others = imagen.sample(TEXT.flip(0), MASK.flip(0), SEEDS)
+    others = imagen.images(TEXT.flip(0), MASK.flip(0), SEEDS)
     assert (others[-1][0] - padded[-1][0]).abs().max() > 1e-3  # the caption does matter
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_any_number_of_stages(stages: int) -> None:
-    """Every stage's picture comes back, in [-1, 1]; on_step hears of every step in order."""
-    imagen = cascade(stages, threshold="none")
-    heard: list[tuple[int, int]] = []
-    pictures = imagen.sample(TEXT, MASK, SEEDS, on_step=lambda *step: heard.append(step))
-    assert [part.shape for part in pictures] == [(3, 3, s, s) for s in (4, 8, 16)[:stages]]
-    assert all(part.isfinite().all() and part.abs().max() <= 1 for part in pictures)
-    assert heard == [(stage, step) for stage in range(stages) for step in range(4)]
+    """Every stage's images come back, in [-1, 1]."""
+    images = cascade(stages, threshold="none").images(TEXT, MASK, SEEDS)
+    assert [part.shape for part in images] == [(3, 3, s, s) for s in (4, 8, 16)[:stages]]
+    assert all(part.isfinite().all() and part.abs().max() <= 1 for part in images)
+
+
+def test_every_state_is_yielded_and_the_last_of_a_stage_is_its_image() -> None:
+    """Those of the stage alone, in order; only the last is clamped, and the next stage sees it."""
+    imagen = cascade(2, threshold="none", sampler="ddpm", aug_level=0.0).eval()
+    calls = watch(imagen.stages[1].unet)
+    states = list(imagen.sample(TEXT, MASK, SEEDS))
+    assert [stage for stage, _ in states] == [0] * 4 + [1] * 4
+    alone = list(imagen.stages[0].sample(TEXT, MASK, NoiseSource(SEEDS, (3, 4, 4)), 100))
+    for (_, state), expected in zip(states[:3], alone[:3], strict=True):
+        torch.testing.assert_close(state, expected)
+    assert alone[-1].abs().max() > 1  # so the clamp is seen
+    torch.testing.assert_close(states[3][1], alone[-1].clamp(-1, 1))
+    small = F.interpolate(states[3][1], scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(calls[0][-2][:3], small, atol=1e-3, rtol=0)
+    for image, (_, state) in zip(imagen.images(TEXT, MASK, SEEDS), states[3::4], strict=True):
+        assert torch.equal(image, state)
 
 
 def test_starting_from_a_low_resolution_picture() -> None:
     """The later stages alone give what the whole cascade gave, from the picture it had there."""
     imagen = cascade(3)
-    base, middle, top = imagen.sample(TEXT, MASK, SEEDS)
-    again = imagen.sample(TEXT, MASK, SEEDS, lowres=base, start=1)
+    base, middle, top = imagen.images(TEXT, MASK, SEEDS)
+    again = imagen.images(TEXT, MASK, SEEDS, lowres=base, start=1)
     assert len(again) == 2
     torch.testing.assert_close(again[0], middle)
     torch.testing.assert_close(again[1], top)
-    (last,) = imagen.sample(TEXT, MASK, SEEDS, lowres=middle, start=2)
+    (last,) = imagen.images(TEXT, MASK, SEEDS, lowres=middle, start=2)
     torch.testing.assert_close(last, top)
 
 
@@ -553,8 +574,8 @@ def test_a_larger_picture_to_start_from_is_brought_down_first() -> None:
     """A stage trained on enlarged small pictures gets one, also from a large one."""
     imagen = cascade(2)
     large = randn(3, 3, 8, 8).clamp(-1, 1)
-    (a,) = imagen.sample(TEXT, MASK, SEEDS, lowres=large, start=1)
-    (b,) = imagen.sample(TEXT, MASK, SEEDS, lowres=F.avg_pool2d(large, 2), start=1)
+    (a,) = imagen.images(TEXT, MASK, SEEDS, lowres=large, start=1)
+    (b,) = imagen.images(TEXT, MASK, SEEDS, lowres=F.avg_pool2d(large, 2), start=1)
     torch.testing.assert_close(a, b)
 
 
@@ -562,19 +583,19 @@ def test_a_larger_picture_to_start_from_is_brought_down_first() -> None:
     ("changes", "message"),
     [
         ({"seeds": (1, 2)}, "3 captions have 2 seeds"),
-        ({"seeds": (1, 2, -3)}, "seed must be an integer"),
+        ({"seeds": (1, 2, -3)}, "non-negative integer"),
         ({"start": 1}, "start is 1, it should be 0"),
         ({"start": 2, "lowres": randn(3, 3, 4, 4)}, "start is 2"),
         ({"start": -1, "lowres": randn(3, 3, 4, 4)}, "start is -1"),
         ({"lowres": randn(3, 3, 4, 4)}, "start is 0"),
-        ({"start": 1, "lowres": randn(2, 3, 4, 4)}, "3 captions have 2 low-resolution pictures"),
+        ({"start": 1, "lowres": randn(2, 3, 4, 4)}, "3 captions have 2 low-resolution images"),
         ({"start": 1, "lowres": randn(3, 3, 4, 6)}, "6 x 4 pixels, they should be square"),
     ],
 )
 def test_sampling_errors_say_what_would_be_right(changes: dict[str, Any], message: str) -> None:
     """A wrong argument is named, in one line."""
     with pytest.raises(ValueError, match=message) as error:
-        cascade(2).sample(TEXT, MASK, **{"seeds": SEEDS, **changes})
+        cascade(2).images(TEXT, MASK, **{"seeds": SEEDS, **changes})
     assert "\n" not in str(error.value)
 
 
@@ -617,8 +638,8 @@ TOP = StageConfig(side=16)
     ],
 )
 def test_stage_config_errors_name_the_culprit_in_one_line(field: str, value: object) -> None:
-    """A wrong field is named, with its value and what would be right."""
-    with pytest.raises(ValueError, match=f"^stage {field} is .*, it should be") as error:
+    """A wrong setting is named, with its value and what would be right."""
+    with pytest.raises(ValueError, match=rf"^`{field}(\[|`).*is .*, it should be") as error:
         dataclasses.replace(STAGE, **{field: value})
     assert "\n" not in str(error.value)
 
@@ -626,18 +647,18 @@ def test_stage_config_errors_name_the_culprit_in_one_line(field: str, value: obj
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stages": ()}, "stages is empty"),
+        ({"stages": ()}, "`stages` is empty"),
         ({"stages": (TOP, STAGE)}, r"sides \[16, 8\]"),
         ({"stages": (STAGE, STAGE)}, r"sides \[8, 8\]"),
-        ({"timesteps": 19}, "stage steps is 20, it should be at most timesteps 19"),
-        ({"max_tokens": 1}, "max_tokens is 1"),
-        ({"text_dropout": 1.5}, "text_dropout is 1.5"),
+        ({"timesteps": 19}, r"`stages\[0\].steps` is 20, it should be at most timesteps 19"),
+        ({"max_tokens": 1}, "`max_tokens` is 1, it should be at least 2"),
+        ({"text_dropout": 1.5}, "`text_dropout` is 1.5, it should be from 0 to 1"),
     ],
 )
 def test_imagen_config_errors_name_the_culprit_in_one_line(
     changes: dict[str, Any], message: str
 ) -> None:
-    """A wrong field is named, with its value and what would be right."""
+    """A wrong setting is named, with its value and what would be right."""
     with pytest.raises(ValueError, match=message) as error:
         dataclasses.replace(ImagenConfig((STAGE, TOP)), **changes)
     assert "\n" not in str(error.value)

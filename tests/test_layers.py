@@ -79,19 +79,6 @@ def test_position_features_tell_left_from_right_by_sign() -> None:
     assert (features[3, :, :2] > 0).all() and (features[3, :, 2:] < 0).all()
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: sinusoidal_embedding(torch.zeros(1), 5),
-        lambda: position_features(2, 2, 5, torch.device("cpu")),
-    ],
-)
-def test_odd_widths_are_refused(make) -> None:
-    """Features come in pairs: an odd width is an error that names it."""
-    with pytest.raises(ValueError, match="dim is 5"):
-        make()
-
-
 def correlated_text(captions: int = 400) -> Tensor:
     """Embeddings (captions, 5, 8) that vary a hundred times more in one direction."""
     mixing = randn(8, 8, seed=1) * torch.logspace(0, -2, 8)

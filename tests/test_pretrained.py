@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from minimagen.data import make_dataset, words
 from minimagen.data.shapes import FULL, ShapesDataset
 from minimagen.evaluation import caption_fidelity
 from minimagen.generation import GenerationConfig, draw, load, load_imagen
-from minimagen.text import EmbeddingCache, load_text_encoder
-from minimagen.training.directory import PRETRAINED, TrainingDirectory
+from minimagen.run_directory import PRETRAINED, TrainingDirectory
+from minimagen.text import load_text_encoder
 
 SHAPES = PRETRAINED / "shapes"
 
@@ -20,7 +21,7 @@ def test_the_shipped_model_draws_held_out_captions() -> None:
     """At least 0.95 exact match of its 64-pixel pictures, on captions of no training picture."""
     captions = ShapesDataset(FULL, 60, 16, seed=4321, held_out=True).captions
     imagen = load_imagen("shapes")
-    encode = EmbeddingCache(load_text_encoder(imagen.config.text_encoder))
+    encode = load_text_encoder(imagen.config.text_encoder).encode
     pictures = draw(imagen, encode, captions, range(60))[-1]
     assert pictures.shape == (60, 3, 64, 64)
     fidelity = caption_fidelity(pictures, captions)
@@ -34,12 +35,12 @@ def test_a_shipped_model_is_found_by_its_name_from_anywhere(
 ) -> None:
     """Unless a directory of that name is there: then this is meant."""
     monkeypatch.chdir(tmp_path)
-    assert load(GenerationConfig(training_directory="shapes")).source == SHAPES
+    assert load(GenerationConfig(training_directory="shapes")).source.path == SHAPES
     (tmp_path / "shapes" / "parameters").mkdir(parents=True)
     assert TrainingDirectory.open("shapes").path == tmp_path / "shapes"
 
 
-def test_an_unknown_name_is_told_what_there_is() -> None:
+def test_an_unknown_name_is_answered_with_those_there_are() -> None:
     """One line, with the names of the shipped models."""
     with pytest.raises(ValueError, match=r"no training directory.*shipped by name: shapes$"):
         TrainingDirectory.open("circles")
@@ -62,3 +63,13 @@ def test_its_card_has_the_command_that_its_parameters_came_from() -> None:
     flags = re.findall(r"(--\w+) (\S+)", command)
     assert len(flags) == 5
     assert {f"{name}={value}" for name, value in flags} <= set(lines)
+
+
+def test_its_words_are_those_of_its_captions() -> None:
+    """Of the scenes that its training parameters name."""
+    directory = TrainingDirectory.open("shapes")
+    (path,) = directory.parameters.glob("training_parameters_*.txt")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    flags = dict(line.removeprefix("--").lower().split("=", 1) for line in lines)
+    data = make_dataset(flags["dataset"], 16, int(flags["num_images"]), int(flags["seed"]))
+    assert directory.load_words() == {word for text in data.captions for word in words(text)}

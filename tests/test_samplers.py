@@ -298,14 +298,10 @@ def test_wrong_times_are_refused(times):
         run("ddim", toy_denoiser, torch.zeros(1, 1, 2, 2), NoiseSchedule(), torch.tensor(times))
 
 
-def test_missing_noise_and_wrong_eta_and_seed_are_refused():
-    """The error names what is missing or out of range."""
+def test_missing_noise_is_refused():
+    """The error names what is missing."""
     z, schedule = torch.zeros(1, 1, 2, 2), NoiseSchedule()
     with pytest.raises(ValueError, match="give it randn"):
         run("ddpm", toy_denoiser, z, schedule, schedule.times(2))
     with pytest.raises(ValueError, match="give it randn"):
         run("ddim", toy_denoiser, z, schedule, schedule.times(2), eta=0.5)
-    with pytest.raises(ValueError, match=r"eta .* in \[0, 1\], got 2"):
-        run("ddim", toy_denoiser, z, schedule, schedule.times(2), eta=2)
-    with pytest.raises(ValueError, match="seed must be an integer"):
-        NoiseSource([-1], (1, 2, 2))

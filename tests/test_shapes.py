@@ -96,10 +96,15 @@ def test_an_article_fits_its_noun() -> None:
         "a circle",
         "a red circle and a blue star",
         "a red circle, a blue star and a green heart on the left",
+        "a red circle and a dog",
+        "a red cirlce left of a blue square",
+        "a red circle left of a star",
+        "a large and red circle",
+        "a red circle on a pink background",
     ],
 )
 def test_a_caption_of_another_world_is_an_error(text: str) -> None:
-    """The message quotes the caption, so that it can be found in a file of captions."""
+    """No word is passed over; the message quotes the caption, so that it can be found in a file."""
     with pytest.raises(ValueError, match=f"caption {text!r}"):
         parse_caption(text)
 

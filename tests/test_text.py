@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pretrain_t5_tiny import corpus_line, probe, retelling
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from minimagen.data.shapes import COLOURS, FULL, parse_caption
 from minimagen.text import SHIPPED, SHORT_NAMES, EmbeddingCache, T5Encoder, load_text_encoder
-from pretrain_t5_tiny import corpus_line, probe, retelling
 
 CAPTIONS = ["a red circle", "", "a small green star to the left of a blue square", "one red heart"]
 

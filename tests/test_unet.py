@@ -282,15 +282,15 @@ def test_low_resolution_picture_is_for_super_resolution(name: str, wrong: tuple[
     ],
 )
 def test_config_errors_name_the_culprit_in_one_line(field: str, value: object) -> None:
-    """A wrong field is named, with its value."""
+    """A wrong setting is named, with its value."""
     with pytest.raises(ValueError, match="should") as error:
         dataclasses.replace(TINY, **{field: value})
-    assert f"unet {field} " in str(error.value) and "\n" not in str(error.value)
+    assert f"`{field}" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_unet_has_at_least_one_level() -> None:
     """No channels at all are an error too."""
-    with pytest.raises(ValueError, match="unet channels"):
+    with pytest.raises(ValueError, match="`channels` is empty"):
         UnetConfig((), (), (), ())
 
 

@@ -154,6 +154,9 @@ _PAIR = {
 _REVERSED = re.compile(r"\b(right of|below|under)\b|^(on the right|at the bottom)\b")
 _VERTICAL = re.compile(r"\b(above|over|below|under|top|bottom)\b")
 _HORIZONTAL = re.compile(r"\b(left|right)\b")
+# What stands in a caption beside its objects and its background.
+_LINKS = {"a", "an", "one", "picture", "of", "on"}
+_LINKS |= set(re.findall("[a-z]+", " ".join(text for texts in _PAIR.values() for text in texts)))
 
 
 def _words(thing: ObjectDescription) -> str:
@@ -185,14 +188,29 @@ def caption(description: Description, rng: random.Random) -> str:
 def parse_caption(text: str) -> Description:
     """What a caption says: the inverse of ``caption``, for any wording of the same vocabulary.
 
-    Raises ValueError, naming the caption, when it has no or more than two objects, or two of them
-    without a relation between them.
+    Raises ValueError, naming the caption, when it has no or more than two objects, two of them
+    without a relation between them, or says anything beside: a word of another vocabulary, or one
+    out of place such as the shape in "a red circle left of a star".
     """
     text = text.lower().strip()
-    background = re.search(rf"\b({'|'.join(BACKGROUNDS)}) background", text)
+    background = re.search(rf"\b({'|'.join(BACKGROUNDS)}) background\b", text)
     shapes = "|".join(FULL.shapes)
-    found = re.findall(rf"\b(?:({'|'.join(RADII)}) )?({'|'.join(COLOURS)}) ({shapes})\b", text)
-    objects = tuple(ObjectDescription(shape, colour, size or None) for size, colour, shape in found)
+    thing = rf"\b(?:({'|'.join(RADII)}) )?({'|'.join(COLOURS)}) ({shapes})\b"
+    objects = tuple(
+        ObjectDescription(shape, colour, size or None)
+        for size, colour, shape in re.findall(thing, text)
+    )
+    if not 1 <= len(objects) <= 2:
+        raise ValueError(f"caption {text!r} should name one or two objects such as 'a red circle'")
+    rest = re.sub(thing, "", text)
+    if background:
+        rest = rest.replace(background.group(), "", 1)
+    strange = [word for word in re.findall(r"\w+", rest) if word not in _LINKS]
+    if strange:
+        raise ValueError(
+            f"caption {text!r} says {strange[0]!r}, it should say nothing but objects such as "
+            "'a red circle', how they lie and the background"
+        )
     relation = None
     if len(objects) == 2:
         for name, pattern in zip(RELATIONS, (_HORIZONTAL, _VERTICAL), strict=True):
@@ -201,8 +219,6 @@ def parse_caption(text: str) -> Description:
             raise ValueError(f"caption {text!r} has two objects but no relation such as 'left of'")
         if _REVERSED.search(text):
             objects = objects[::-1]
-    if not 1 <= len(objects) <= 2:
-        raise ValueError(f"caption {text!r} should name one or two objects such as 'a red circle'")
     return Description(objects, relation, background.group(1) if background else None)
 
 

@@ -10,8 +10,9 @@ from einops import rearrange, reduce
 from answers import right, wrong
 from minimagen.checks import lesson_06 as check
 from minimagen.diffusion import eps_from_x, to_x, x_from_v
-from minimagen.guidance import dynamic_threshold, guide, static_threshold
+from minimagen.guidance import guide
 from minimagen.schedules import NoiseSchedule, expand
+from minimagen.thresholding import dynamic_threshold, static_threshold
 
 # --- 6.1 ------------------------------------------------------------------------------------------
 

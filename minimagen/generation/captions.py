@@ -1,0 +1,60 @@
+"""What to draw: captions from the command line or a file, and which of their words are new."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from minimagen.course import course_file
+from minimagen.data import words
+
+WORDS_NAMED = 8  # most unknown words in a note
+
+
+def read_captions(value: str | None) -> list[str]:
+    """The captions that the setting ``captions`` means: one, or the lines of a .txt file (UTF-8).
+
+    Empty lines are skipped. None reads the course's captions.txt. Raises ValueError, naming the
+    setting, when there is no such file, it cannot be read, or holds no caption.
+    """
+    value = str(course_file("captions.txt")) if value is None else value
+    if value.lower().endswith(".txt"):
+        try:
+            lines = Path(value).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ValueError(
+                f"`captions` is {value!r}, it should be a text file with one caption per line: "
+                f"{reason}"
+            ) from None
+    elif os.path.exists(value):  # unlike Path.exists, also for a caption too long for a name
+        raise ValueError(f"`captions` is the path {value!r}, a file of captions should be a .txt")
+    else:
+        lines = [value]
+    captions = [" ".join(line.split()) for line in lines]
+    captions = [caption for caption in captions if caption]
+    if not captions:
+        raise ValueError(f"`captions` is {value!r}, it should hold a caption and not only blanks")
+    return captions
+
+
+def unknown_words(captions: Sequence[str], known: Collection[str] | None) -> str | None:
+    """A note that names the captions' words that are not among ``known``; None without any.
+
+    known: the words that the model was trained on, see ``TrainingDirectory.load_words``; None when
+           nobody knows them, then there is no note
+    """
+    if known is None:
+        return None
+    new = [word for word in dict.fromkeys(words(" ".join(captions))) if word not in known]
+    if not new:
+        return None
+    long = sorted(word for word in known if len(word) > 2)  # a "cat" is no misspelt "at"
+    named = []
+    for word in new[:WORDS_NAMED]:
+        near = difflib.get_close_matches(word, long, 1, cutoff=0.7)
+        named.append(f'"{word}"' + (f" ({near[0]}?)" if near else ""))
+    more = f" and {len(new) - WORDS_NAMED} more" if len(new) > WORDS_NAMED else ""
+    return f"the model's training never saw {', '.join(named)}{more}"

@@ -1,0 +1,126 @@
+"""Drawing: images of captions, batch by batch, and how well they show their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minimagen.data import words
+from minimagen.data.shapes import parse_caption
+from minimagen.devices import autocast
+from minimagen.evaluation import Fidelity, caption_fidelity
+from minimagen.imagen import Imagen
+
+# Captions to embeddings (B, N, D) and mask (B, N): T5Encoder.encode, or an EmbeddingCache.
+Encode = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
+
+
+class State(NamedTuple):
+    """Some of the images after one step of a sampler."""
+
+    first: int  # number of the first of these images
+    stage: int
+    images: Tensor  # (B, 3, side, side), images first, first + 1, ...
+
+
+def states(
+    imagen: Imagen,
+    encode: Encode,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    batch_size: int = 16,
+    precision: str = "fp32",
+    progress: str | None = None,
+) -> Iterator[State]:
+    """Draw images of captions, yielding every state of every batch; arguments as in ``draw``."""
+    steps_each = sum(stage.steps for stage in imagen.config.stages)
+    with tqdm(
+        desc=progress,
+        total=len(captions) * steps_each,
+        unit="image",
+        unit_scale=1 / steps_each,
+        bar_format=BAR,
+        disable=True if progress is None else None,  # None: where no terminal is
+    ) as bar:
+        for first in range(0, len(captions), batch_size):
+            batch = slice(first, first + batch_size)
+            text, mask = encode(captions[batch])
+            steps = imagen.sample(text, mask, seeds[batch])
+            while True:
+                with autocast(precision, text.device):  # around the step, not around our caller
+                    step = next(steps, None)
+                if step is None:
+                    break
+                yield State(first, *step)
+                bar.update(len(text))
+
+
+def finish(drawn: Iterable[State]) -> list[Tensor]:
+    """The finished images of each stage, (N, 3, side, side), float32 on the CPU.
+
+    Raises ValueError when an image is not finite, as of broken weights.
+    """
+    last = {(stage, first): images for first, stage, images in drawn}
+    numbers = sorted({stage for stage, _ in last})
+    stages = [
+        torch.cat([last[key].float().cpu() for key in sorted(last) if key[0] == number])
+        for number in numbers
+    ]
+    if not all(images.isfinite().all() for images in stages):
+        raise ValueError("the images hold values that are not finite, the weights are no good")
+    return stages
+
+
+def draw(
+    imagen: Imagen,
+    encode: Encode,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    batch_size: int = 16,
+    precision: str = "fp32",
+    progress: str | None = None,
+) -> list[Tensor]:
+    """Images of captions, (N, 3, side, side) in [-1, 1] on the CPU, one entry for each stage.
+
+    imagen:     where it is, the images are computed
+    encode:     gives the captions' embeddings, on that same device
+    seeds:      one for each caption; an image depends on its own caption and seed alone
+    batch_size: images drawn at a time; changes nothing but speed and memory
+    precision:  of the U-Nets' products: "fp32", "bf16" or "fp16"
+    progress:   name of a progress bar, which only terminals show; None: no bar
+
+    Raises ValueError when an image is not finite, as of broken weights.
+    """
+    return finish(states(imagen, encode, captions, seeds, batch_size, precision, progress))
+
+
+def fidelity(
+    images: Tensor, captions: Sequence[str], known: Collection[str] | None = None
+) -> Fidelity | None:
+    """Caption fidelity of those images whose captions are of the shapes world; None without any.
+
+    known: words that the model was trained on; captions with other words are left out too, since
+           no image of theirs can be right. None: all words count as known.
+
+    The result's ``left_out`` says how many images have no score.
+    """
+    scored = [i for i, caption in enumerate(captions) if _can_be_scored(caption, known)]
+    if not scored:
+        return None
+    result = caption_fidelity(images[scored], [captions[i] for i in scored])
+    return replace(result, left_out=len(captions) - len(scored))
+
+
+def _can_be_scored(caption: str, known: Collection[str] | None) -> bool:
+    try:
+        parse_caption(caption)
+    except ValueError:
+        return False
+    return known is None or set(words(caption)) <= set(known)

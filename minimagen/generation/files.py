@@ -1,0 +1,226 @@
+"""Files of images: each by itself, all on a contact sheet, and forming out of noise in a GIF."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from minimagen.generation.draw import State
+from minimagen.imagen import ImagenConfig
+from minimagen.run_directory import timestamped_directory
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+SHEET_IMAGES = 100  # most images on a contact sheet, and in an animation
+MARGIN = 12  # pixels between the images of a sheet
+FRAMES = 60  # most frames of an animation
+FRAME_SIDE = 128  # of an image in an animation, about
+FRAME_MS, LAST_MS = 80, 2000  # how long a frame is shown, and the last one
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8: -1 is 0, 1 is 255; nothing is stretched, what is beyond is cut.
+
+    Any shape, kept.
+    """
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """An image (3, H, W) in [-1, 1], or in uint8, for Pillow."""
+    pixels = image if image.dtype == torch.uint8 else to_bytes(image)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())  # (H, W, 3)
+
+
+# --- sheets of images -----------------------------------------------------------------------------
+
+
+class _Sheet:
+    """A grid of images, ``side`` pixels each, with their captions below."""
+
+    def __init__(self, captions: Sequence[str], side: int, font_size: int) -> None:
+        font = ImageFont.load_default(font_size)
+        line_height = round(1.27 * font_size)
+        texts = [_wrap(caption, font, side) for caption in captions]
+        number = len(captions)
+        columns = min(number, max(4, math.ceil(math.sqrt(number))), 10)
+        width = side + MARGIN
+        height = side + MARGIN + 4 + line_height * max(len(text) for text in texts)
+        size = (columns * width + MARGIN, math.ceil(number / columns) * height + MARGIN)
+        self.side = side
+        self.places = [
+            (MARGIN + i % columns * width, MARGIN + i // columns * height) for i in range(number)
+        ]
+        self.blank = Image.new("RGB", size, "white")
+        pen = ImageDraw.Draw(self.blank)
+        for (x, y), text in zip(self.places, texts, strict=True):
+            pen.rectangle((x - 1, y - 1, x + side, y + side), outline="lightgrey")  # of white ones
+            for n, line in enumerate(text):
+                pen.text((x, y + side + 4 + n * line_height), line, "black", font)
+
+    def show(self, images: Tensor) -> Image.Image:
+        """The sheet with these images, (N, 3, H, W) in [-1, 1] or uint8."""
+        sheet = self.blank.copy()
+        enlarge = images.shape[-1] <= self.side
+        how = Image.Resampling.NEAREST if enlarge else Image.Resampling.BICUBIC
+        for place, image in zip(self.places, images, strict=True):
+            sheet.paste(to_image(image).resize((self.side, self.side), how), place)
+        return sheet
+
+
+def _multiple(side: int, about: int) -> int:
+    """The multiple of ``side`` nearest to ``about``, so that all pixels are enlarged alike."""
+    return side * max(1, round(about / side))
+
+
+def contact_sheet(images: Tensor, captions: Sequence[str]) -> Image.Image:
+    """All images at one sight, their captions below them; at most ``SHEET_IMAGES``.
+
+    images: (N, 3, H, W) in [-1, 1]. Small ones are enlarged without smoothing, so that each pixel
+    is seen.
+    """
+    side = images.shape[-1]
+    shown = _multiple(side, 192) if side < 256 else 256
+    return _Sheet(captions[:SHEET_IMAGES], shown, 15).show(images[:SHEET_IMAGES])
+
+
+def _wrap(text: str, font: Font, width: int, most: int = 5) -> list[str]:
+    """Text in lines of at most ``width`` pixels; what does not fit ``most`` lines becomes dots."""
+    lines = [""]
+    for word in text.split():
+        while font.getlength(word) > width:  # a word longer than a line
+            fits = next(n for n in range(len(word), 0, -1) if font.getlength(word[:n]) <= width)
+            lines += [word[:fits]]
+            word = word[fits:]
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    lines = [line for line in lines if line]
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1][:-1] + "…"]
+    return lines
+
+
+# --- images forming out of noise ------------------------------------------------------------------
+
+
+class Frames:
+    """The states of the first images while they are drawn: as bytes, at most ``FRAMES`` of them.
+
+    config: of the cascade that draws; number: of images, of which ``SHEET_IMAGES`` are kept
+    """
+
+    def __init__(self, config: ImagenConfig, number: int) -> None:
+        self.number = min(number, SHEET_IMAGES)
+        steps = sum(stage.steps for stage in config.stages)
+        self._kept = torch.linspace(0, steps - 1, min(steps, FRAMES)).round().int().tolist()
+        self._parts: list[list[Tensor]] = [[] for _ in self._kept]
+
+    def record(self, drawn: Iterable[State]) -> Iterator[State]:
+        """Hand on the states of ``generation.states``, and keep some of them."""
+        batch, step = 0, 0
+        for state in drawn:
+            if state.first != batch:
+                batch, step = state.first, 0
+            if step in self._kept and batch < self.number:
+                images = to_bytes(state.images[: self.number - batch].float()).cpu()
+                stride = max(1, images.shape[-1] // FRAME_SIDE)  # large images need much memory
+                self._parts[self._kept.index(step)].append(images[..., ::stride, ::stride].clone())
+            step += 1
+            yield state
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The frames from noise to image, each (N, 3, side, side) uint8."""
+        return (torch.cat(parts) for parts in self._parts)
+
+
+def animation(path: Path | str, frames: Iterable[Tensor], captions: Sequence[str]) -> None:
+    """Write a GIF of images that form out of noise, their captions below them; it runs in a loop.
+
+    frames: each (N, 3, side, side) uint8, of N captions; the side may grow
+    """
+    frames = list(frames)
+    sheet = _Sheet(captions[: len(frames[0])], _multiple(frames[-1].shape[-1], FRAME_SIDE), 13)
+    palette = _palette(sheet.show(frames[-1]), sheet.show(frames[len(frames) // 2]))
+    first, *rest = (
+        sheet.show(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames
+    )
+    times = [FRAME_MS] * len(rest) + [LAST_MS]
+    first.save(
+        path, "GIF", save_all=True, append_images=rest, duration=times, loop=0, optimize=True
+    )
+
+
+def _palette(last: Image.Image, noisy: Image.Image) -> Image.Image:
+    """Colours for all frames, most of them those of the last one; white is exact.
+
+    With one palette a GIF holds only those pixels that change from frame to frame.
+    """
+    colours = [255, 255, 255]
+    colours += _colours(last, 39, Image.Quantize.MAXCOVERAGE)
+    colours += _colours(noisy, 24, Image.Quantize.MEDIANCUT)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours)
+    return palette
+
+
+def _colours(image: Image.Image, number: int, method: Image.Quantize) -> list[int]:
+    return (image.quantize(number, method, kmeans=3).getpalette() or [])[: 3 * number]
+
+
+# --- directories of images ------------------------------------------------------------------------
+
+
+def check_output(directory: Path | str) -> None:
+    """Raise ValueError, naming ``output_directory``, when nothing can be written there."""
+    path = Path(directory).absolute()
+    there = next(part for part in (path, *path.parents) if part.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(
+            f"`output_directory` is {str(directory)!r}, it should be a directory to write to"
+        )
+
+
+def write(
+    stages: Sequence[Tensor],
+    captions: Sequence[str],
+    source: Path,
+    output: Path | str = ".",
+    frames: Frames | None = None,
+) -> Path:
+    """Write images to ``output/generated_images_<TIMESTAMP>``, and return that path.
+
+    generated_images/image_<i>.png      the last stage's image of caption i
+    stage_<k>/image_<i>.png             those of stage k before it, where given
+    captions.txt                        caption i in line i, from 0
+    contact_sheet.png                   all images with their captions
+    animation.gif                       the same forming out of noise, where frames are given
+    imagen_training_directory.txt       ``source``: who drew them
+    """
+    directory = timestamped_directory(output, "generated_images")
+    names = [f"stage_{k}" for k in range(len(stages) - 1)] + ["generated_images"]
+    texts = {"captions.txt": captions, "imagen_training_directory.txt": [str(source)]}
+    try:
+        for name, images in zip(names, stages, strict=True):
+            (directory / name).mkdir()
+            for i, image in enumerate(images):
+                to_image(image).save(directory / name / f"image_{i}.png")
+        for name, lines in texts.items():
+            text = "".join(f"{line}\n" for line in lines)
+            (directory / name).write_text(text, encoding="utf-8")
+        contact_sheet(stages[-1], captions).save(directory / "contact_sheet.png")
+        if frames is not None:
+            animation(directory / "animation.gif", frames, captions)
+    except BaseException:  # a full disk, Ctrl-C: no half of a directory
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return directory

@@ -1,0 +1,141 @@
+"""Who draws: a trained cascade and its text encoder, from a training directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from minimagen.devices import Precision, choose_device, choose_precision
+from minimagen.generation.config import GenerationConfig
+from minimagen.generation.draw import Encode
+from minimagen.imagen import Imagen, ImagenConfig
+from minimagen.run_directory import TrainingDirectory
+from minimagen.text import load_text_encoder
+
+
+def with_sampling(
+    config: ImagenConfig,
+    guidance_weight: Sequence[float] | None = None,
+    sampler: Sequence[str] | None = None,
+    sampling_steps: Sequence[int] | None = None,
+    aug_level: Sequence[float] | None = None,
+) -> ImagenConfig:
+    """A cascade's configuration with other settings for sampling.
+
+    Each is None (no change), or has one value for all stages or one per stage. Raises ValueError,
+    naming the setting, when there are too few or too many, or a stage cannot have that value.
+    """
+    number = len(config.stages)
+    given: dict[str, Sequence[Any] | None] = {
+        "guidance_weight": guidance_weight,
+        "sampler": sampler,
+        "sampling_steps": sampling_steps,
+        "aug_level": aug_level,
+    }
+    for name, values in given.items():
+        if values is None:
+            continue
+        if len(values) not in (1, number):
+            raise ValueError(
+                f"`{name}` has {len(values)} values, for {number} stages it should have 1 or "
+                f"{number}"
+            )
+        if name == "sampling_steps" and max(values) > config.timesteps:
+            raise ValueError(
+                f"`{name}` is {max(values)}, it should be at most the model's timesteps, "
+                f"{config.timesteps}"
+            )
+        key = "steps" if name == "sampling_steps" else name
+        pairs = zip(config.stages, list(values) * (number // len(values)), strict=True)
+        try:
+            stages = tuple(replace(stage, **{key: value}) for stage, value in pairs)
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"`{key}`", f"`{name}`")) from None
+        config = replace(config, stages=stages)
+    return config
+
+
+def load_imagen(
+    directory: TrainingDirectory | Path | str,
+    device: torch.device | str = "cpu",
+    *,
+    guidance_weight: Sequence[float] | None = None,
+    sampler: Sequence[str] | None = None,
+    sampling_steps: Sequence[int] | None = None,
+    aug_level: Sequence[float] | None = None,
+) -> Imagen:
+    """The cascade of a training directory with its best (EMA) weights, in eval mode on ``device``.
+
+    directory: a training directory, or its path; for the settings of sampling see ``with_sampling``
+
+    Raises ValueError, in one line, when the directory, its configuration or its weights are missing
+    or broken, or the settings do not fit.
+    """
+    if not isinstance(directory, TrainingDirectory):
+        directory = TrainingDirectory.open(directory)
+    parameters = directory.load_parameters()
+    config = with_sampling(parameters.imagen, guidance_weight, sampler, sampling_steps, aug_level)
+    imagen = Imagen(config, parameters.unets)
+    for number, stage in enumerate(imagen.stages):
+        weights = directory.load_best(number)
+        try:
+            stage.unet.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = str(error).strip().split("\n")[1].strip()
+            raise ValueError(
+                f"{directory.best(number)} does not fit its unet_{number}_params: {reason}"
+            ) from None
+    return imagen.eval().to(device)
+
+
+def untrained(imagen: Imagen, seed: int = 0) -> Imagen:
+    """The same cascade before it learned anything: random weights, same device, same sampling."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = Imagen(imagen.config, [stage.unet.config for stage in imagen.stages])
+    return fresh.eval().to(next(imagen.parameters()).device)
+
+
+class Loaded(NamedTuple):
+    """What draws, as a configuration asks for it."""
+
+    imagen: Imagen
+    encode: Encode  # on the same device
+    precision: str  # "fp32", "bf16" or "fp16"
+    source: TrainingDirectory
+
+
+def load(config: GenerationConfig) -> Loaded:
+    """The model and its text encoder, on the device, with the settings of a configuration.
+
+    Raises ValueError, in one line, as ``load_imagen`` and ``load_text_encoder`` do.
+    """
+    if config.training_directory is None:
+        raise ValueError("`training_directory` is missing, it should be a training_<TIMESTAMP>/")
+    device = choose_device(config.device)
+    precision = _precision(config.precision, device)
+    try:
+        source = TrainingDirectory.open(config.training_directory)
+    except ValueError as error:
+        raise ValueError(f"`training_directory`: {error}") from None
+    imagen = load_imagen(
+        source,
+        device,
+        guidance_weight=config.guidance_weight,
+        sampler=config.sampler,
+        sampling_steps=config.sampling_steps,
+        aug_level=config.aug_level,
+    )
+    encoder = load_text_encoder(imagen.config.text_encoder, imagen.config.max_tokens).to(device)
+    return Loaded(imagen, encoder.encode, precision, source)
+
+
+def _precision(name: Precision, device: torch.device) -> str:
+    """As ``choose_precision``, but "auto" takes bf16 on CUDA alone: a CPU draws exact images."""
+    if name == "auto" and device.type != "cuda":
+        return "fp32"
+    return choose_precision(name, device)
