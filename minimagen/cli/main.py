@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None, program: str = "main.py") -> int:
         generation = GenerationConfig(
             seed=plan.config.seed,
             device=plan.config.device,
-            precision=plan.config.precision,
+            precision=given.get("precision", "auto"),  # which means another thing in drawing
             threads=plan.config.threads,
             output_directory=plan.config.output_directory,
             **from_text(GenerationConfig, drawing),  # type: ignore[arg-type]

@@ -16,7 +16,11 @@ class GenerationConfig:
     """
 
     training_directory: str | None = setting(
-        None, "images", "training directory with the model, or the name of a shipped one", "d"
+        None,
+        "images",
+        "training directory with the model, or the name of a shipped one",
+        "d",
+        metavar="DIR",
     )
     captions: str | None = setting(
         None, "images", "a caption, or a path to a .txt with one per line (captions.txt)", "c"
@@ -41,6 +45,8 @@ class GenerationConfig:
         "auto", "run", "auto is bf16 on GPUs (CUDA) that compute it, else fp32"
     )
     threads: Count | None = setting(None, "run", "CPU threads (torch's choice)")
-    output_directory: str = setting(".", "run", "where generated_images_<TIMESTAMP>/ is made")
+    output_directory: str = setting(
+        ".", "run", "where generated_images_<TIMESTAMP>/ is made", metavar="DIR"
+    )
     all_stages: bool = setting(False, "run", "also write the images of the earlier stages")
     animation: bool = setting(False, "run", "also write a GIF of the images forming out of noise")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -178,16 +177,6 @@ def _colours(image: Image.Image, number: int, method: Image.Quantize) -> list[in
 
 
 # --- directories of images ------------------------------------------------------------------------
-
-
-def check_output(directory: Path | str) -> None:
-    """Raise ValueError, naming ``output_directory``, when nothing can be written there."""
-    path = Path(directory).absolute()
-    there = next(part for part in (path, *path.parents) if part.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(
-            f"`output_directory` is {str(directory)!r}, it should be a directory to write to"
-        )
 
 
 def write(

@@ -11,15 +11,16 @@ from torch import Tensor
 from minimagen.generation.captions import read_captions, unknown_words
 from minimagen.generation.config import GenerationConfig
 from minimagen.generation.draw import finish, states
-from minimagen.generation.files import Frames, check_output, write
+from minimagen.generation.files import Frames, write
 from minimagen.generation.load import load
+from minimagen.run_directory import check_writable
 
 
 class Generated(NamedTuple):
     """What ``generate`` made: image i shows caption i."""
 
     directory: Path  # generated_images_<TIMESTAMP>
-    pictures: Tensor  # the images of the last stage, (N, 3, side, side) in [-1, 1]
+    images: Tensor  # those of the last stage, (N, 3, side, side) in [-1, 1]
     captions: list[str]
     known: frozenset[str] | None  # words that the model was trained on, where these are known
 
@@ -35,7 +36,7 @@ def generate(config: GenerationConfig, progress: str | None = None) -> Generated
     """
     captions = read_captions(config.captions)
     imagen, encode, precision, source = load(config)
-    check_output(config.output_directory)
+    check_writable(config.output_directory, "output_directory")
     known = source.load_words()
     if note := unknown_words(captions, known):
         warnings.warn(note, stacklevel=2)
