@@ -55,7 +55,9 @@ def _png(figure: Figure) -> bytes:
 
 def _bundle(figure: Figure, alt: str) -> dict[str, Any]:
     """What ``display(..., raw=True)`` shows: the PNG and, for those who cannot see it, the text."""
-    data, metadata = DisplayImage(_png(figure), format="png", alt=alt)._repr_mimebundle_()
+    # metadata, and not alt=, and the model's id below: Colab's IPython and ipywidgets are older
+    image = DisplayImage(_png(figure), format="png", metadata={"alt": alt})
+    data, metadata = image._repr_mimebundle_()
     return {"data": data | {"text/plain": alt}, "metadata": metadata}
 
 
@@ -162,7 +164,8 @@ def explore(
     box = ipywidgets.VBox([*widgets.values(), line])
     # The widget alone, without a text in its place: where there is no kernel, there is no control.
     view = "application/vnd.jupyter.widget-view+json"
-    display({view: box._repr_mimebundle_()[view]}, raw=True)
+    model = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
+    display({view: model}, raw=True)
 
     def bundle() -> dict[str, Any]:
         values = {name: widget.value for name, widget in widgets.items()}
