@@ -37,11 +37,11 @@ def random_levels(batch: int, generator: torch.Generator | None = None) -> Tenso
 
 
 def level_weight(level: Tensor, power: float) -> Tensor:
-    """Weight of the loss of a picture whose condition was noised to ``level``, (B,) -> (B,).
+    """Weight of the loss of an image whose condition was noised to ``level``, (B,) -> (B,).
 
     (power + 1) (1 - level)^power, with mean 1 over the levels of training; power >= 0, 0 weighs all
-    alike. Where little is left of the low-resolution picture, the stage has to guess the whole
-    picture, which is the base stage's work: these losses are the largest, and without weights a
+    alike. Where little is left of the low-resolution image, the stage has to guess the whole
+    image, which is the base stage's work: these losses are the largest, and without weights a
     small network learns that instead of sharp edges. (Ours, not the paper's.)
     """
     return (power + 1) * (1 - level) ** power

@@ -163,7 +163,7 @@ def loss_weight(
     "uniform" is 1. "min_snr" weighs the error of x by min(SNR, gamma), whatever is predicted
     (Hang et al., 2303.09556, sec. 3); since |eps error|^2 = SNR |x error|^2 and
     |v error|^2 = (SNR + 1) |x error|^2, eps and v divide it by SNR and SNR + 1. Near t = 1 that
-    weight vanishes, where what the whole picture has in common, its background, is decided:
+    weight vanishes, where what the whole image has in common, its background, is decided:
     "clamped_snr" is the same with the SNR kept at ``floor`` or above. 0 < floor < gamma.
     """
     if weighting == "uniform":

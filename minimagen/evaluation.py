@@ -1,11 +1,11 @@
-"""Caption fidelity: does a picture show what its caption says?
+"""Caption fidelity: does an image show what its caption says?
 
-No trained network is asked. A picture of the captioned-shapes world (``minimagen.data.shapes``) is
+No trained network is asked. An image of the captioned-shapes world (``minimagen.data.shapes``) is
 read back into attributes by comparing it with renderings of that same world:
 
-    reading = read_picture(picture)                 how many objects, each one's colour, shape, ...
+    reading = read_image(image)                 how many objects, each one's colour, shape, ...
     verdict = judge(reading, parse_caption(text))   attribute by attribute, right or wrong
-    print(caption_fidelity(pictures, captions))     shares of right pictures, as a table
+    print(caption_fidelity(images, captions))     shares of right images, as a table
 
 The reading is meant to be strict: a blob, an object of two colours, a third object or a ghost of
 one, two objects grown together, all count as wrong.
@@ -55,13 +55,13 @@ MIN_OVERLAP = {
     "heart": 0.94,
 }
 MAX_ERROR_RATIO = 0.65  # of the best shape's misfit to the second best's: above, it is in between
-MIN_AREA = 0.006  # share of the picture that makes an object; the smallest star has 0.034
+MIN_AREA = 0.006  # share of the image that makes an object; the smallest star has 0.034
 SOLID = 0.7  # coverage from which a pixel is part of an object
 
 
 @dataclass(frozen=True)
 class ReadObject:
-    """One object as a picture shows it; None where it is like nothing in the world.
+    """One object as an image shows it; None where it is like nothing in the world.
 
     ``x, y`` is its centre of mass from the top left, as shares of the side; ``overlap`` in [0, 1]
     is the soft intersection over union with the best fitting rendering.
@@ -77,7 +77,7 @@ class ReadObject:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows: its objects, largest first, and its background (None: no known one)."""
+    """What an image shows: its objects, largest first, and its background (None: no known one)."""
 
     objects: tuple[ReadObject, ...]
     background: str | None
@@ -85,11 +85,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Shares of pictures, in [0, 1], that show what their captions say; ``str`` makes a table.
+    """Shares of images, in [0, 1], that show what their captions say; ``str`` makes a table.
 
-    Each attribute's share is over the pictures whose captions say that attribute, ``said`` many;
-    it is None when no caption does. ``exact_match`` is the share of the ``n`` pictures that have
-    everything right, and ``per_picture`` says which they are. ``left_out`` many have no score, as
+    Each attribute's share is over the images whose captions say that attribute, ``said`` many;
+    it is None when no caption does. ``exact_match`` is the share of the ``n`` images that have
+    everything right, and ``per_image`` says which they are. ``left_out`` many have no score, as
     their captions cannot be checked (see ``generation.fidelity``).
     """
 
@@ -100,7 +100,7 @@ class Fidelity:
     size: float | None
     relation: float | None
     background: float | None
-    per_picture: list[bool]
+    per_image: list[bool]
     n: int
     said: dict[str, int]
     left_out: int = 0
@@ -120,7 +120,7 @@ class Fidelity:
         return "\n".join(lines)
 
 
-# --- from pictures to attributes ------------------------------------------------------------------
+# --- from images to attributes ------------------------------------------------------------------
 
 
 def _palette(entries: dict[str, tuple[int, int, int]]) -> Tensor:
@@ -132,7 +132,7 @@ class _Templates:
     """Renderings of one object each, its centre of mass near the centre of a small patch."""
 
     names: list[str]
-    radii: Tensor  # (T,), shares of the picture's side
+    radii: Tensor  # (T,), shares of the image's side
     masks: Tensor  # (T, patch * patch), coverage
     patch: int  # odd, in pixels
 
@@ -181,7 +181,7 @@ def _best_templates(masks: Tensor, templates: _Templates) -> tuple[Tensor, Tenso
 
 @dataclass(frozen=True)
 class _Found:
-    """One object found in a picture, before its shape is known."""
+    """One object found in an image, before its shape is known."""
 
     mask: Tensor  # (patch, patch), its coverage as observed
     pixels: Tensor  # (3, patch, patch), minus the background colour
@@ -193,7 +193,7 @@ class _Found:
 
 
 def _cut(image: np.ndarray, row: int, column: int, patch: int) -> Tensor:
-    """The patch around a pixel, zeros beyond the picture; (..., H, W) -> (..., patch, patch)."""
+    """The patch around a pixel, zeros beyond the image; (..., H, W) -> (..., patch, patch)."""
     half = patch // 2
     padded = np.pad(image, [(0, 0)] * (image.ndim - 2) + [(half, half)] * 2)
     return torch.from_numpy(padded[..., row : row + patch, column : column + patch].copy())
@@ -202,9 +202,9 @@ def _cut(image: np.ndarray, row: int, column: int, patch: int) -> Tensor:
 def _find_objects(
     offset: np.ndarray, cover: np.ndarray, label: np.ndarray, directions: np.ndarray, patch: int
 ) -> tuple[list[_Found], bool]:
-    """The objects of one picture, largest first, and whether there is clutter besides them.
+    """The objects of one image, largest first, and whether there is clutter besides them.
 
-    offset: (3, H, W), the picture minus its background colour; cover: (H, W), each pixel's distance
+    offset: (3, H, W), the image minus its background colour; cover: (H, W), each pixel's distance
     from the background, as a share of that of its nearest colour, ``label`` (H, W);
     directions: (colours, 3), each colour minus the background.
     """
@@ -256,40 +256,40 @@ def _colour_name(thing: _Found, template: Tensor | None, directions: Tensor) -> 
     return list(COLOURS)[thing.colour] if right and pure else None
 
 
-def read_pictures(pictures: Tensor) -> list[Reading]:
-    """Read pictures, shape (N, 3, side, side), in [-1, 1], side from 16 to 128, into attributes.
+def read_images(images: Tensor) -> list[Reading]:
+    """Read images, shape (N, 3, side, side), in [-1, 1], side from 16 to 128, into attributes.
 
     Raises ValueError when the shape is another, or when a value is not finite.
     """
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.shape[2] != pictures.shape[3]:
-        raise ValueError(f"pictures have shape {tuple(pictures.shape)}, not (N, 3, side, side)")
-    side = pictures.shape[-1]
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise ValueError(f"images have shape {tuple(images.shape)}, not (N, 3, side, side)")
+    side = images.shape[-1]
     if not 16 <= side <= 128:
-        raise ValueError(f"pictures have a side of {side} pixels, it should be 16 to 128")
-    if not pictures.isfinite().all():
-        raise ValueError("pictures hold values that are not finite, they should be in [-1, 1]")
-    pictures = pictures.detach().float().cpu()
-    return [reading for few in pictures.split(64) for reading in _read(few)]  # 64: memory
+        raise ValueError(f"images have a side of {side} pixels, it should be 16 to 128")
+    if not images.isfinite().all():
+        raise ValueError("images hold values that are not finite, they should be in [-1, 1]")
+    images = images.detach().float().cpu()
+    return [reading for few in images.split(64) for reading in _read(few)]  # 64: memory
 
 
-def read_picture(picture: Tensor) -> Reading:
-    """Read one picture, shape (3, side, side); see ``read_pictures``."""
-    return read_pictures(picture.unsqueeze(0))[0]
+def read_image(image: Tensor) -> Reading:
+    """Read one image, shape (3, side, side); see ``read_images``."""
+    return read_images(image.unsqueeze(0))[0]
 
 
-def _read(pictures: Tensor) -> list[Reading]:
-    if pictures.shape[-1] > 64:  # finer pixels would tell nothing more
-        pictures = functional.adaptive_avg_pool2d(pictures, 64)
-    side = pictures.shape[-1]
+def _read(images: Tensor) -> list[Reading]:
+    if images.shape[-1] > 64:  # finer pixels would tell nothing more
+        images = functional.adaptive_avg_pool2d(images, 64)
+    side = images.shape[-1]
     # The background is the colour of most of the border.
     width = max(1, side // 32)
     ring = torch.ones(side, side, dtype=torch.bool)
     ring[width:-width, width:-width] = False
-    border = pictures[:, :, ring].median(-1).values  # (N, 3)
+    border = images[:, :, ring].median(-1).values  # (N, 3)
     background_distances, background = torch.cdist(border, _palette(BACKGROUNDS)).min(1)
 
     # Each pixel lies near a line from the background to the colour of its object: coverage.
-    offset = pictures - border[:, :, None, None]  # (N, 3, H, W)
+    offset = images - border[:, :, None, None]  # (N, 3, H, W)
     directions = _palette(COLOURS) - border[:, None]  # (N, colours, 3)
     lengths = directions.norm(dim=2)
     dot = torch.einsum("nchw,nkc->nkhw", offset, directions)
@@ -377,22 +377,22 @@ def judge(reading: Reading, description: Description) -> dict[str, bool]:
     return verdict
 
 
-def caption_fidelity(pictures: Tensor, captions: Sequence[str]) -> Fidelity:
-    """How faithfully pictures, (N, 3, side, side) in [-1, 1], show their N captions.
+def caption_fidelity(images: Tensor, captions: Sequence[str]) -> Fidelity:
+    """How faithfully images, (N, 3, side, side) in [-1, 1], show their N captions.
 
     An exact match has every attribute right that its caption says, and a background of the world
     even if the caption leaves open which.
 
     Raises ValueError when the numbers differ or are zero, when a caption is not of the world, or
-    when the pictures cannot be read (see ``read_pictures``).
+    when the images cannot be read (see ``read_images``).
     """
-    if len(pictures) != len(captions) or not captions:
+    if len(images) != len(captions) or not captions:
         raise ValueError(
-            f"there are {len(pictures)} pictures and {len(captions)} captions, "
-            "there should be one caption for each picture, and at least one"
+            f"there are {len(images)} images and {len(captions)} captions, "
+            "there should be one caption for each image, and at least one"
         )
     descriptions = [parse_caption(text) for text in captions]
-    readings = read_pictures(pictures)
+    readings = read_images(images)
     verdicts = [judge(*pair) for pair in zip(readings, descriptions, strict=True)]
     exact = [
         all(verdict.values()) and reading.background is not None
@@ -401,11 +401,11 @@ def caption_fidelity(pictures: Tensor, captions: Sequence[str]) -> Fidelity:
     rights = {name: [v[name] for v in verdicts if name in v] for name in ATTRIBUTES}
     shares: dict[str, Any] = {n: sum(r) / len(r) if r else None for n, r in rights.items()}
     said = {name: len(right) for name, right in rights.items()}
-    return Fidelity(sum(exact) / len(exact), **shares, per_picture=exact, n=len(exact), said=said)
+    return Fidelity(sum(exact) / len(exact), **shares, per_image=exact, n=len(exact), said=said)
 
 
 def chance_level(captions: Sequence[str], world: World) -> float:
-    """The exact match that perfect pictures of random other scenes of the world would get.
+    """The exact match that perfect images of random other scenes of the world would get.
 
     In closed form: scenes have each number of objects, colour, shape, size, relation and background
     equally often, and independently, so that the chance of showing a description is a product.

@@ -1,10 +1,10 @@
 """What the notebooks show: figures with alt text, and sliders that draw them anew.
 
     show(figure, "alt text")                            a matplotlib figure, as a small PNG
-    show_pictures(pictures, titles, alt="...")          pictures (N, 3, H, W) side by side
+    show_images(images, titles, alt="...")          images (N, 3, H, W) side by side
     explore(figure, alt, t=(0.0, 1.0, 0.05, 0.3))       ``figure(t=0.3)``, and a slider for t
 
-The picture of ``explore`` is an ordinary output of the cell, which a slider replaces. So it is
+The image of ``explore`` is an ordinary output of the cell, which a slider replaces. So it is
 there on a page without a kernel too, and the widgets themselves need not be saved.
 """
 
@@ -67,37 +67,37 @@ def show(figure: Figure, alt: str) -> None:
     display(bundle["data"], metadata=bundle["metadata"], raw=True)
 
 
-def picture_grid(
-    pictures: Tensor | Sequence[Tensor],
+def image_grid(
+    images: Tensor | Sequence[Tensor],
     titles: Sequence[str] | None = None,
     columns: int = 8,
     size: float = 1.3,
     title: str | None = None,
 ) -> Figure:
-    """A figure of pictures (3, H, W), or (1, H, W), in [-1, 1], in rows of ``columns``.
+    """A figure of images (3, H, W), or (1, H, W), in [-1, 1], in rows of ``columns``.
 
-    titles: one for each picture, set below it; size: of a picture in inches; title: of the figure
+    titles: one for each image, set below it; size: of an image in inches; title: of the figure
 
-    Raises ValueError when there are no pictures, or not one title for each.
+    Raises ValueError when there are no images, or not one title for each.
     """
-    if len(pictures) == 0 or (titles is not None and len(titles) != len(pictures)):
+    if len(images) == 0 or (titles is not None and len(titles) != len(images)):
         raise ValueError(
-            f"there are {len(pictures)} pictures and "
-            f"{'no' if titles is None else len(titles)} titles, each picture needs one"
+            f"there are {len(images)} images and "
+            f"{'no' if titles is None else len(titles)} titles, each image needs one"
         )
     if titles is not None:
         width = int(12 * size)  # letters of 8 points
         titles = ["\n".join(textwrap.fill(line, width) for line in t.split("\n")) for t in titles]
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
     room = 1.0 if titles is None else 1.25 + 0.12 * max(text.count("\n") for text in titles)
     figure, axes = plt.subplots(
         rows, columns, figsize=(size * columns, size * rows * room), squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")
-    for i, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
-        image = (picture.detach().float().cpu().clamp(-1, 1) + 1) / 2  # (C, H, W) in [0, 1]
+    for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+        image = (image.detach().float().cpu().clamp(-1, 1) + 1) / 2  # (C, H, W) in [0, 1]
         if len(image) == 1:
             image = image.expand(3, -1, -1)
         axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")  # (H, W, 3)
@@ -110,8 +110,8 @@ def picture_grid(
     return figure
 
 
-def show_pictures(
-    pictures: Tensor | Sequence[Tensor],
+def show_images(
+    images: Tensor | Sequence[Tensor],
     titles: Sequence[str] | None = None,
     columns: int = 8,
     size: float = 1.3,
@@ -119,8 +119,8 @@ def show_pictures(
     *,
     alt: str,
 ) -> None:
-    """Display ``picture_grid`` of these."""
-    show(picture_grid(pictures, titles, columns, size, title), alt)
+    """Display ``image_grid`` of these."""
+    show(image_grid(images, titles, columns, size, title), alt)
 
 
 # --- controls -------------------------------------------------------------------------------------
@@ -190,21 +190,19 @@ def explore(
     return box
 
 
-def explore_forward_process(
-    picture: Tensor, schedules: dict[str, NoiseSchedule]
-) -> ipywidgets.VBox:
-    """z_t of a picture (3, H, W) in [-1, 1], by time and schedule (lesson 01)."""
-    eps = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
+def explore_forward_process(image: Tensor, schedules: dict[str, NoiseSchedule]) -> ipywidgets.VBox:
+    """z_t of an image (3, H, W) in [-1, 1], by time and schedule (lesson 01)."""
+    eps = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
 
     def figure(t: float, schedule: str) -> Figure:
         alpha, sigma = schedules[schedule].alpha_sigma(torch.tensor(t))
-        z = q_sample(picture, eps, alpha, sigma)
+        z = q_sample(image, eps, alpha, sigma)
         titles = ["x", f"z at t = {t:.2f}\nalpha {alpha:.2f}, sigma {sigma:.2f}", "eps"]
-        return picture_grid([picture, z, eps], titles, size=2)
+        return image_grid([image, z, eps], titles, size=2)
 
     return explore(
         figure,
-        "a clean picture, the same with noise at time t, and the noise alone",
+        "a clean image, the same with noise at time t, and the noise alone",
         t=(0.0, 1.0, 0.02, 0.4),
         schedule=list(schedules),
     )
@@ -226,8 +224,8 @@ def explore_guidance(
             percentile=percentile,
         )
         noise = NoiseSource([seed], shape)
-        *_, picture = stage.sample(text, mask, noise, imagen.config.timesteps)
-        return picture_grid(picture, [f"w = {guidance_weight:g}, {threshold}"], size=2.5)
+        *_, image = stage.sample(text, mask, noise, imagen.config.timesteps)
+        return image_grid(image, [f"w = {guidance_weight:g}, {threshold}"], size=2.5)
 
     return explore(
         figure,
@@ -241,7 +239,7 @@ def explore_guidance(
 def explore_augmentation(
     imagen: Imagen, encode: Encode, caption: str, lowres: Tensor, seed: int = 0
 ) -> ipywidgets.VBox:
-    """One low-resolution picture (3, h, h), noised to a level, and enlarged (lesson 05)."""
+    """One low-resolution image (3, h, h), noised to a level, and enlarged (lesson 05)."""
     stage = copy.deepcopy(imagen.stages[1])
     side, lowres_side = stage.config.side, imagen.stages[0].config.side
     text, mask = encode([caption])
@@ -249,7 +247,7 @@ def explore_augmentation(
     def figure(level: float) -> Figure:
         stage.config = replace(stage.config, aug_level=level)
         noise = NoiseSource([seed], (3, side, side))
-        *_, picture = stage.sample(text, mask, noise, imagen.config.timesteps, lowres[None])
+        *_, image = stage.sample(text, mask, noise, imagen.config.timesteps, lowres[None])
         # its second draw is the noise of the condition, see Stage.sample
         again = NoiseSource([seed], (3, side, side))
         again()
@@ -257,11 +255,11 @@ def explore_augmentation(
         levels, schedule = torch.tensor([level]), stage.config.schedule
         condition = augment(resize(small, side), levels, again(), schedule)
         titles = ["low resolution", f"with noise, level {level:.2f}", "enlarged"]
-        return picture_grid([lowres, condition[0], picture[0]], titles, size=2)
+        return image_grid([lowres, condition[0], image[0]], titles, size=2)
 
     return explore(
         figure,
-        f"{caption}: a small picture, the same with noise, and what the second stage makes of it",
+        f"{caption}: a small image, the same with noise, and what the second stage makes of it",
         level=(0.0, 1.0, 0.05, 0.1),
     )
 
@@ -283,9 +281,9 @@ def explore_captions(
         own = copy.deepcopy(imagen)
         base = own.stages[0]
         base.config = replace(base.config, guidance_weight=guidance_weight)
-        pictures = [batch[0] for batch in draw(own, encode, [caption], [seed])]
-        titles = [f"stage {i}: {picture.shape[-1]} pixels" for i, picture in enumerate(pictures)]
-        return picture_grid(pictures, titles, size=2.5, title=caption)
+        images = [batch[0] for batch in draw(own, encode, [caption], [seed])]
+        titles = [f"stage {i}: {image.shape[-1]} pixels" for i, image in enumerate(images)]
+        return image_grid(images, titles, size=2.5, title=caption)
 
     return explore(
         figure,

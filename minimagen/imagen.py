@@ -93,7 +93,7 @@ class ImagenConfig:
                 )
 
 
-class Draws(NamedTuple):
+class TrainingNoise(NamedTuple):
     """Everything random in one training step, so that a loss can be repeated exactly."""
 
     t: Tensor  # times in [0, 1], (B,)
@@ -102,9 +102,9 @@ class Draws(NamedTuple):
     aug_level: Tensor  # of the low-resolution image, one per image in [0, 1], (B,)
     aug_noise: Tensor  # (B, 3, side, side); in a base stage, which has no use for it, (B,)
 
-    def to(self, device: torch.device | str) -> Draws:
+    def to(self, device: torch.device | str) -> TrainingNoise:
         """The same on another device."""
-        return Draws(*(part.to(device) for part in self))
+        return TrainingNoise(*(part.to(device) for part in self))
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -150,7 +150,9 @@ class Stage(nn.Module):
         self.lowres_side = lowres_side
         self.unet = Unet(unet)
 
-    def draw(self, batch: int, text_dropout: float, generator: torch.Generator) -> Draws:
+    def training_noise(
+        self, batch: int, text_dropout: float, generator: torch.Generator
+    ) -> TrainingNoise:
         """Draw what a training step of ``batch`` images needs, on the CPU.
 
         text_dropout: share of captions to hide, in [0, 1]
@@ -161,7 +163,7 @@ class Stage(nn.Module):
         shape = (batch, 3, self.config.side, self.config.side)
         start = torch.rand((), generator=generator)
         order = torch.randperm(batch, generator=generator)
-        return Draws(
+        return TrainingNoise(
             t=(start + order) / batch,
             eps=torch.randn(shape, generator=generator),
             keep_text=torch.rand(batch, generator=generator) >= text_dropout,
@@ -169,24 +171,24 @@ class Stage(nn.Module):
             aug_noise=torch.randn(shape if self.lowres_side else (batch,), generator=generator),
         )
 
-    def forward(self, images: Tensor, text: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+    def forward(self, images: Tensor, text: Tensor, mask: Tensor, noise: TrainingNoise) -> Tensor:
         """Training loss of each image, (B,) (DDPM, 2006.11239, algorithm 1).
 
         images: clean, (B, 3, H, H) in [-1, 1] at any size not below the stage's
         text, mask: captions, (B, N, D) and (B, N)
-        draws: see ``draw``
+        noise: see ``training_noise``
         """
         x = resize(images, self.config.side)
-        alpha, sigma = self.config.schedule.alpha_sigma(expand(draws.t, x))
-        z = q_sample(x, draws.eps, alpha, sigma)
-        condition = self._condition(images, draws.aug_level, draws.aug_noise)
-        out = self.unet(z, draws.t, text, mask, draws.keep_text, *condition)
+        alpha, sigma = self.config.schedule.alpha_sigma(expand(noise.t, x))
+        z = q_sample(x, noise.eps, alpha, sigma)
+        condition = self._condition(images, noise.aug_level, noise.aug_noise)
+        out = self.unet(z, noise.t, text, mask, noise.keep_text, *condition)
         loss = diffusion_loss(
-            self.config.parameterization, out, x, draws.eps, alpha, sigma, self.config.weighting
+            self.config.parameterization, out, x, noise.eps, alpha, sigma, self.config.weighting
         )
         if self.lowres_side is None:
             return loss
-        return loss * level_weight(draws.aug_level, self.config.aug_power)
+        return loss * level_weight(noise.aug_level, self.config.aug_power)
 
     def _condition(self, images: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         """What the U-Net gets of the low-resolution image, in training and sampling alike.

@@ -25,7 +25,7 @@ def sinusoidal_embedding(values: Tensor, dim: int, max_period: float = 10_000.0)
 
 
 class TimeEmbedding(nn.Module):
-    """A number in [0, 1] per picture, (B,), as a vector, (B, dim); ``dim`` is even."""
+    """A number in [0, 1] per image, (B,), as a vector, (B, dim); ``dim`` is even."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class TimeEmbedding(nn.Module):
 def position_features(height: int, width: int, dim: int, device: torch.device) -> Tensor:
     """Where each pixel lies, as ``dim`` smooth functions of its place: (dim, H, W) in [-1, 1].
 
-    Half are cosines of the row, half of the column, of 1 to dim / 2 half-waves over the picture;
+    Half are cosines of the row, half of the column, of 1 to dim / 2 half-waves over the image;
     the first tells left from right (top from bottom) by its sign. A convolution cannot know where
     it is, so without them "left" means nothing to it (CoordConv, 1807.03247). ``dim`` is even.
     """

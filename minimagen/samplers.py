@@ -39,7 +39,7 @@ class NoiseSource:
 
     seeds: one integer in [0, 2^63) per image.
     shape: of one image, (C, H, W).
-    device: where the noise is put; it is drawn on the CPU, so that every device gives one picture.
+    device: where the noise is put; it is drawn on the CPU, so that every device gives one image.
     stream: which of the independent streams of each seed; a cascade gives each stage its own.
 
     Each call returns fresh noise (B, C, H, W), float32.
@@ -179,7 +179,7 @@ SAMPLERS: dict[SamplerName, Sampler] = {
 }
 
 
-class _Level(NamedTuple):
+class _Point(NamedTuple):
     """The schedule at one of the times, in float64."""
 
     t: float
@@ -188,7 +188,7 @@ class _Level(NamedTuple):
     sigma: float
 
 
-def _levels(schedule: NoiseSchedule, times: Tensor) -> list[_Level]:
+def _levels(schedule: NoiseSchedule, times: Tensor) -> list[_Point]:
     """The schedule at every time. t = 0 is taken as exactly clean: log_snr = inf, sigma = 0."""
     times = times.double().cpu()
     inside = bool((times >= 0).all() and (times <= 1).all())
@@ -197,15 +197,15 @@ def _levels(schedule: NoiseSchedule, times: Tensor) -> list[_Level]:
     log_snr = torch.where(times > 0, schedule.log_snr(times), math.inf)
     alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
     columns = (times, log_snr, alpha, sigma)
-    return [_Level(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    return [_Point(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
 
-def _step(z: Tensor, x: Tensor, now: _Level, then: _Level) -> Tensor:
+def _step(z: Tensor, x: Tensor, now: _Point, then: _Point) -> Tensor:
     """The ODE solved exactly for an x_hat that stays x over the step (2211.01095, eq. 8-9)."""
     return then.sigma / now.sigma * z - then.alpha * math.expm1(-_h(now, then)) * x
 
 
-def _h(now: _Level, then: _Level) -> float:
+def _h(now: _Point, then: _Point) -> float:
     """Step size in lambda = log(alpha / sigma), the time variable of 2211.01095."""
     return (then.log_snr - now.log_snr) / 2
 
@@ -214,5 +214,5 @@ def _scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def _time(level: _Level, z: Tensor) -> Tensor:
+def _time(level: _Point, z: Tensor) -> Tensor:
     return torch.full((z.shape[0],), level.t, dtype=z.dtype, device=z.device)  # (B,)

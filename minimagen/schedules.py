@@ -19,7 +19,7 @@ from minimagen.settings import settings
 ScheduleName = Literal["cosine", "linear"]
 
 # log_snr is infinite at the ends of the cosine schedule; at +-20 the smaller of alpha and sigma is
-# 4.5e-5, invisible in a picture yet safe to divide by.
+# 4.5e-5, invisible in an image yet safe to divide by.
 LOG_SNR_MIN, LOG_SNR_MAX = -20.0, 20.0
 
 
@@ -30,7 +30,7 @@ class NoiseSchedule:
     name: "cosine" (Nichol and Dhariwal, 2102.09672, eq. 17, s = 0.008) or "linear" (the betas of
         DDPM, Ho et al., 2006.11239, sec. 4: 1e-4 to 0.02 in 1000 steps, their product made
         continuous; it ends at alpha = 0.006, not quite noise).
-    shift: factor on alpha/sigma, > 0; below 1 means more noise. A larger picture needs more noise
+    shift: factor on alpha/sigma, > 0; below 1 means more noise. A larger image needs more noise
         to lose as much information: shift = 64 / side length in Hoogeboom et al., 2301.11093,
         sec. 3.1.
 

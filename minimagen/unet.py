@@ -1,7 +1,7 @@
-"""The U-Net: what is the clean picture behind this noisy one, given its time and its caption?
+"""The U-Net: what is the clean image behind this noisy one, given its time and its caption?
 
 One class serves every stage of the cascade. A base stage sees noise, time and text; a
-super-resolution stage also sees the low-resolution picture, enlarged to its own size, and how much
+super-resolution stage also sees the low-resolution image, enlarged to its own size, and how much
 noise was added to it (``augmentation``). Imagen (2205.11487), section 2.5 and appendix B.
 """
 
@@ -67,11 +67,11 @@ class UnetConfig:
 
     @property
     def side_multiple(self) -> int:
-        """Pictures' sides must be multiples of this: the patch, and a halving a downsampling."""
+        """Images' sides must be multiples of this: the patch, and a halving a downsampling."""
         return self.patch * 2 ** (len(self.channels) - (0 if self.efficient else 1))
 
 
-class Level(nn.Module):
+class ResolutionLevel(nn.Module):
     """The blocks of one resolution on the way down: where am I, then residual block + attention."""
 
     def __init__(self, config: UnetConfig, level: int) -> None:
@@ -93,7 +93,7 @@ class Level(nn.Module):
     def forward(self, x: Tensor, cond: Tensor, text: Tensor, mask: Tensor) -> list[Tensor]:
         """The feature maps after each block, (B, C, H, W), the last of them the level's output."""
         where = position_features(x.shape[2], x.shape[3], self.position.in_channels, x.device)
-        x = x + self.position(where[None])  # (1, C, H, W), the same for every picture
+        x = x + self.position(where[None])  # (1, C, H, W), the same for every image
         outputs = []
         for i, block in enumerate(self.blocks):
             x = block(x, cond)
@@ -104,7 +104,7 @@ class Level(nn.Module):
 
 
 class Unet(nn.Module):
-    """The noise predictor of one stage (what exactly it predicts is the parameterisation's say).
+    """The network of one stage: it predicts eps, x or v, as the stage's parameterisation says.
 
     Down: each level halves the resolution, but for the first (in the efficient variant the first
     too, so that no block runs at full resolution), and keeps what each block put out. Up: the same
@@ -135,7 +135,7 @@ class Unet(nn.Module):
             resample = i > 0 or config.efficient
             before = channels[i - 1] if i > 0 else outer
             self.downs.append(Downsample(before, width) if resample else nn.Identity())
-            self.levels.append(Level(config, i))
+            self.levels.append(ResolutionLevel(config, i))
             self.up_blocks.append(
                 nn.ModuleList(
                     ResidualBlock(2 * width, width, config.cond_dim, config.dropout)
@@ -147,7 +147,7 @@ class Unet(nn.Module):
         self.skip_scale = 1 / math.sqrt(2) if config.efficient else 1.0
         self.out_norm = GroupNorm(8, outer)
         self.out = nn.Conv2d(outer, pixels, 3, padding=1)
-        for parameter in self.out.parameters():  # a first guess of 0, the mean picture
+        for parameter in self.out.parameters():  # a first guess of 0, the mean image
             nn.init.zeros_(parameter)
 
     def forward(
@@ -160,23 +160,23 @@ class Unet(nn.Module):
         lowres: Tensor | None = None,
         aug_level: Tensor | None = None,
     ) -> Tensor:
-        """The network's output for noisy pictures z, (B, 3, H, W), float32.
+        """The network's output for noisy images z, (B, 3, H, W), float32.
 
-        z:         noisy pictures, (B, 3, H, W); H and W multiples of ``config.side_multiple``
+        z:         noisy images, (B, 3, H, W); H and W multiples of ``config.side_multiple``
         t:         their times in [0, 1], (B,)
         text:      text embeddings, (B, N, text_dim), any finite padding
         mask:      True at the caption's tokens, False at padding, (B, N) bool; one True at least
         keep_text: False where the caption is to be ignored, (B,) bool; None keeps all
-        lowres:    enlarged and augmented low-resolution pictures, like z
+        lowres:    enlarged and augmented low-resolution images, like z
         aug_level: their augmentation levels in [0, 1], (B,)
 
-        Raises ValueError when a picture's side does not fit, or when ``lowres`` and ``aug_level``
+        Raises ValueError when an image's side does not fit, or when ``lowres`` and ``aug_level``
         are missing from a super-resolution U-Net or given to a base one.
         """
         multiple = self.config.side_multiple
         if z.shape[2] % multiple or z.shape[3] % multiple:
             raise ValueError(
-                f"pictures of {z.shape[3]} x {z.shape[2]} pixels do not fit this U-Net, "
+                f"images of {z.shape[3]} x {z.shape[2]} pixels do not fit this U-Net, "
                 f"sides should be multiples of {multiple}"
             )
         if (lowres is None) == self.config.lowres or (aug_level is None) == self.config.lowres:

@@ -58,15 +58,15 @@ def test_training_levels_are_uniform_and_independent():
 
 @pytest.mark.parametrize("level", [0.1, 0.2, 0.5])
 def test_noise_has_the_scale_of_images_in_minus_1_to_1(level):
-    """Fault 1, scale: the signal-to-noise ratio is the schedule's for a picture in [-1, 1].
+    """Fault 1, scale: the signal-to-noise ratio is the schedule's for an image in [-1, 1].
 
-    Noising in [0, 1] and normalising after doubles the noise against the picture.
+    Noising in [0, 1] and normalising after doubles the noise against the image.
     """
     x, levels = images(side=32), torch.full((4,), level)
     noise = noise_like(x)
     ours = augment(x, levels, noise, SCHEDULE)
     alpha, sigma = (a[0].item() for a in SCHEDULE.alpha_sigma(levels))
-    # Least squares finds how much of the picture and how much of the noise is in the result.
+    # Least squares finds how much of the image and how much of the noise is in the result.
     columns = np.stack([x.flatten().numpy(), noise.flatten().numpy()], axis=1)
     (signal, noise_part), *_ = np.linalg.lstsq(columns, ours.flatten().numpy(), rcond=None)
     assert signal == pytest.approx(alpha, abs=1e-4)

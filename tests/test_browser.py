@@ -1,4 +1,4 @@
-"""A real JupyterLab in a real browser: a lesson runs there, its slider changes the picture, and its
+"""A real JupyterLab in a real browser: a lesson runs there, its slider changes the image, and its
 links lead to the exercises.
 
 Needs Chromium or Chrome and Playwright (for Python, without the browsers that it would download).
@@ -142,10 +142,10 @@ def test_a_link_leads_from_a_lesson_to_its_exercises(page: Any, lab: Callable[[s
     exercises.wait_for()
 
 
-def test_a_slider_in_jupyterlab_changes_the_picture(
+def test_a_slider_in_jupyterlab_changes_the_image(
     page: Any, course: Path, lab: Callable[[str], str]
 ) -> None:
-    """Run All Cells in the menu, no error anywhere; dragging a slider draws another picture."""
+    """Run All Cells in the menu, no error anywhere; dragging a slider draws another image."""
     lessons = [course / "notebooks" / f"{name}.ipynb" for name in LESSONS]
     lesson = next(path for path in lessons if "explore" in path.read_text("utf-8"))
     page.goto(lab(f"notebooks/{lesson.name}"))
@@ -156,8 +156,8 @@ def test_a_slider_in_jupyterlab_changes_the_picture(
     assert page.locator(ERRORS).all_inner_texts() == []
 
     output = page.locator(".jp-OutputArea").filter(has=page.locator(".widget-slider")).last
-    picture, slider = output.locator("img").first, output.locator(".noUi-base").last
-    before = picture.get_attribute("src")
+    image, slider = output.locator("img").first, output.locator(".noUi-base").last
+    before = image.get_attribute("src")
     assert before is not None and before.startswith("data:image/png;base64,")
     slider.scroll_into_view_if_needed()
     box, handle = slider.bounding_box(), output.locator(".noUi-handle").last.bounding_box()
@@ -168,8 +168,8 @@ def test_a_slider_in_jupyterlab_changes_the_picture(
     page.mouse.up()
     page.wait_for_function(
         "([image, before]) => image.isConnected && image.src !== before || !image.isConnected",
-        arg=[picture.element_handle(), before],
+        arg=[image.element_handle(), before],
     )
-    after = picture.get_attribute("src")
+    after = image.get_attribute("src")
     assert after is not None and after.startswith("data:image/png;base64,")
     assert after != before

@@ -17,7 +17,7 @@ from annotated_types import Interval
 
 import minimagen
 from minimagen.cli import command, common
-from minimagen.cli.common import Parser, add_flags, as_flags, count, given_flags, run
+from minimagen.cli.common import Parser, add_flags, as_flags, count, given_flags, run_command
 from minimagen.settings import PerStage, setting, settings
 from minimagen.training import RunError, RunStopped
 
@@ -276,7 +276,7 @@ def test_some_flags_of_a_class() -> None:
 )
 def test_what_the_parser_says(argv: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line, no usage; no abbreviations, but a hint."""
-    assert run(sample_parser(), lambda given: None, argv.split()) == 2
+    assert run_command(sample_parser(), lambda given: None, argv.split()) == 2
     assert capsys.readouterr().err == f"sample.py: error: {said}\n"
 
 
@@ -298,7 +298,7 @@ def test_exit_codes(
     def work(given: dict[str, object]) -> None:
         raise error
 
-    assert run(sample_parser(), work, []) == code
+    assert run_command(sample_parser(), work, []) == code
     assert capsys.readouterr() == ("", f"sample.py: {line}\n")
 
 
@@ -309,7 +309,7 @@ def test_faults_of_ours_keep_their_traceback() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(sample_parser(), work, [])
+        run_command(sample_parser(), work, [])
 
 
 def test_warnings_are_notes_and_lines_have_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +323,7 @@ def test_warnings_are_notes_and_lines_have_flags(capsys: pytest.CaptureFixture[s
         parser.say("`device` is cpu")
         return 7
 
-    assert run(parser, work, []) == 7
+    assert run_command(parser, work, []) == 7
     assert capsys.readouterr() == ("--DEVICE is cpu\n", "note: --RATE is high\n")
     assert warnings.showwarning is before and warnings.filters == filters
 

@@ -57,7 +57,7 @@ def test_readme_example_does_what_it_says(capsys: pytest.CaptureFixture[str]) ->
     assert model.flags["batch_size"] == "2" and model.flags["timesteps"] == "25"
     assert model.flags["dataset"] == "shapes-minimal"  # --TESTING
     assert model.flags["num_images"] == "20" and model.flags["epochs"] == "1"  # explicit
-    assert directory.load_checkpoint(0)[1]["step"] == 9  # 18 pictures in batches of 2
+    assert directory.load_checkpoint(0)[1]["step"] == 9  # 18 images in batches of 2
     assert "note:" not in capsys.readouterr().err
 
 

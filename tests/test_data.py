@@ -1,4 +1,4 @@
-"""Data sets: real pictures from a folder, the choice by name, and what goes wrong with either."""
+"""Data sets: real images from a folder, the choice by name, and what goes wrong with either."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from huggingface_hub.utils.logging import get_logger
 from PIL import Image
 
 from minimagen.data import make_dataset
-from minimagen.data.real import RealDataset, prepare
+from minimagen.data.real import RealDataset, crop_square
 from minimagen.data.shapes import MINIMAL, ShapesDataset, parse_caption
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -27,8 +27,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three plain pictures, of any proportions, with captions."""
-    directory = tmp_path / "pictures"
+    """Three plain images, of any proportions, with captions."""
+    directory = tmp_path / "images"
     directory.mkdir()
     lines = ["file_name,text"]
     for name, colour in COLOURS.items():
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return directory
 
 
-def test_folder_gives_pictures_and_their_own_captions(folder: Path) -> None:
+def test_folder_gives_images_and_their_own_captions(folder: Path) -> None:
     """(3, side, side) in [-1, 1], float32, exactly the files' colours, each with its caption."""
     dataset = make_dataset(str(folder), 16)
     assert isinstance(dataset, RealDataset) and len(dataset) == 3
@@ -64,12 +64,12 @@ def test_jsonl_and_other_column_names(folder: Path) -> None:
     assert sorted(dataset.captions) == ["so blue", "so green", "so red"]
 
 
-def test_no_picture_is_squashed() -> None:
-    """Fault 8: a circle in a wide or tall picture stays a circle; its sides are cut off instead."""
+def test_no_image_is_squashed() -> None:
+    """Fault 8: a circle in a wide or tall image stays a circle; its sides are cut off instead."""
     rows, columns = np.mgrid[:40, :100]
     disc = ((rows - 19.5) ** 2 + (columns - 49.5) ** 2 < 15**2).astype(np.uint8) * 255
-    for picture in (disc, disc.T):
-        square = np.array(prepare(Image.fromarray(picture), 40))[..., 0] > 127
+    for image in (disc, disc.T):
+        square = np.array(crop_square(Image.fromarray(image), 40))[..., 0] > 127
         assert square.shape == (40, 40)
         assert abs(int(square.any(0).sum()) - int(square.any(1).sum())) <= 1
         assert abs(int(square.any(0).sum()) - 30) <= 1  # nothing is enlarged either
@@ -78,22 +78,22 @@ def test_no_picture_is_squashed() -> None:
 def test_resizing_is_antialiased() -> None:
     """A fine chequerboard becomes an even grey, not a pattern of its own."""
     board = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)
-    small = np.array(prepare(Image.fromarray(board), 16)).astype(int)
+    small = np.array(crop_square(Image.fromarray(board), 16)).astype(int)
     assert abs(small - 127).max() <= 4
 
 
 def test_any_kind_of_file_becomes_rgb() -> None:
-    """Grey, palette and transparent pictures; what is transparent is white, not a hidden colour."""
+    """Grey, palette and transparent images; what is transparent is white, not a hidden colour."""
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    assert np.array(prepare(clear, 8)).tolist() == [[[255] * 3] * 8] * 8
+    assert np.array(crop_square(clear, 8)).tolist() == [[[255] * 3] * 8] * 8
     grey = Image.new("L", (8, 8), 60)
-    assert np.array(prepare(grey, 4)).tolist() == [[[60] * 3] * 4] * 4
+    assert np.array(crop_square(grey, 4)).tolist() == [[[60] * 3] * 4] * 4
     palette = Image.new("RGB", (8, 8), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
-    assert np.array(prepare(palette, 4))[0, 0].tolist() == [10, 200, 30]
+    assert np.array(crop_square(palette, 4))[0, 0].tolist() == [10, 200, 30]
 
 
 def test_length_draws_by_seed(folder: Path) -> None:
-    """At most so many pictures, the same ones for the same seed, at every side."""
+    """At most so many images, the same ones for the same seed, at every side."""
     first = make_dataset(str(folder), 8, length=2, seed=1)
     assert len(first) == 2 and set(first.captions) < {f"all {name}" for name in COLOURS}
     assert make_dataset(str(folder), 16, length=2, seed=1).captions == first.captions
@@ -101,18 +101,18 @@ def test_length_draws_by_seed(folder: Path) -> None:
     assert len(make_dataset(str(folder), 8, length=50)) == 3
 
 
-def test_captions_are_read_without_decoding_pictures(folder: Path) -> None:
-    """Captions are wanted before training starts: a broken picture shows only when it is due."""
-    (folder / "red.png").write_bytes(b"not a picture")
+def test_captions_are_read_without_decoding_images(folder: Path) -> None:
+    """Captions are wanted before training starts: a broken image shows only when it is due."""
+    (folder / "red.png").write_bytes(b"not an image")
     dataset = make_dataset(str(folder), 8)
     index = dataset.captions.index("all red")
     assert dataset[index - 1]["image"].shape == (3, 8, 8)
-    with pytest.raises(ValueError, match=rf"^picture {index} of data set .* cannot be read: .+$"):
+    with pytest.raises(ValueError, match=rf"^image {index} of data set .* cannot be read: .+$"):
         dataset[index]
 
 
 def test_missing_caption_is_the_empty_one(folder: Path) -> None:
-    """A picture without a caption still teaches what pictures look like."""
+    """An image without a caption still teaches what images look like."""
     (folder / "metadata.csv").write_text("file_name,text\nred.png,\nblue.png,blue\n")
     assert sorted(make_dataset(str(folder), 8).captions) == ["", "blue"]
 
@@ -120,7 +120,7 @@ def test_missing_caption_is_the_empty_one(folder: Path) -> None:
 def test_large_data_sets_are_not_kept_in_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the limit, pictures are decoded each time, with the same result."""
+    """Beyond the limit, images are decoded each time, with the same result."""
     kept = make_dataset(str(folder), 8)
     monkeypatch.setattr("minimagen.data.real.CACHE_BYTES", 3 * 3 * 8 * 8 - 1)
     decoded = make_dataset(str(folder), 8)
@@ -140,7 +140,7 @@ def test_data_set_survives_a_trip_to_a_worker_process(folder: Path) -> None:
     [
         ({"caption_column": "prompt"}, "no caption column 'prompt', its columns are image, text"),
         ({"image_column": "photo"}, "no image column 'photo', its columns are image, text"),
-        ({"image_column": "text"}, "column 'text' of .* does not hold pictures"),
+        ({"image_column": "text"}, "column 'text' of .* does not hold images"),
         ({"caption_column": "image"}, "column 'image' of .* does not hold strings"),
     ],
 )
@@ -155,7 +155,7 @@ def test_wrong_column_is_named_with_those_found(
 
 
 def test_folder_without_captions(folder: Path) -> None:
-    """Pictures alone are no data set: the missing column is named."""
+    """Images alone are no data set: the missing column is named."""
     (folder / "metadata.csv").unlink()
     with pytest.raises(ValueError, match="no caption column 'text', its columns are image"):
         make_dataset(str(folder), 8)
@@ -181,8 +181,8 @@ def test_hub_data_set_without_a_network(
     caplog.set_level(logging.WARNING, logger="huggingface_hub")
     monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(ValueError) as error:
-        make_dataset("someone/pictures", 8)
-    assert str(error.value).startswith("data set 'someone/pictures' cannot be loaded")
+        make_dataset("someone/images", 8)
+    assert str(error.value).startswith("data set 'someone/images' cannot be loaded")
     assert "\n" not in str(error.value)
     get_logger("huggingface_hub.utils").warning("heard again")
     assert caplog.messages == ["heard again"]

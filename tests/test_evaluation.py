@@ -34,8 +34,8 @@ from minimagen.evaluation import (
     caption_fidelity,
     chance_level,
     judge,
-    read_picture,
-    read_pictures,
+    read_image,
+    read_images,
 )
 
 
@@ -67,23 +67,23 @@ def _pairs(repeats: int = 2) -> list[Description]:
 
 
 def _draw(descriptions: list[Description], side: int) -> tuple[Tensor, list[str]]:
-    """Pictures, and a full caption for each."""
+    """Images, and a full caption for each."""
     rng = random.Random(1)
-    pictures = render([place(description, rng) for description in descriptions], side)
-    return pictures, [rng.choice(phrasings(description)) for description in descriptions]
+    images = render([place(description, rng) for description in descriptions], side)
+    return images, [rng.choice(phrasings(description)) for description in descriptions]
 
 
-def _share(pictures: Tensor, captions: list[str]) -> float:
-    return caption_fidelity(pictures, captions).exact_match
+def _share(images: Tensor, captions: list[str]) -> float:
+    return caption_fidelity(images, captions).exact_match
 
 
-def _blur(pictures: Tensor, sigma: float) -> Tensor:
-    return torch.from_numpy(ndimage.gaussian_filter(pictures.numpy(), (0, 0, sigma, sigma)))
+def _blur(images: Tensor, sigma: float) -> Tensor:
+    return torch.from_numpy(ndimage.gaussian_filter(images.numpy(), (0, 0, sigma, sigma)))
 
 
-def _noisy(pictures: Tensor, std: float) -> Tensor:
+def _noisy(images: Tensor, std: float) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return pictures + std * torch.randn(pictures.shape, generator=generator)
+    return images + std * torch.randn(images.shape, generator=generator)
 
 
 RED_CIRCLE = PlacedObject("circle", "red", 0.25, 0.45, 0.2)
@@ -93,7 +93,7 @@ PAIR_CAPTION = "a red circle to the left of a blue star on a white background"
 
 
 def _shows(scene: Scene, text: str) -> bool:
-    return caption_fidelity(render([scene], 64), [text]).per_picture[0]
+    return caption_fidelity(render([scene], 64), [text]).per_image[0]
 
 
 # --- true renderings ------------------------------------------------------------------------------
@@ -113,35 +113,35 @@ def test_every_pair_of_shapes_is_read_right(side: int, least: float) -> None:
 
 @pytest.mark.parametrize("side", [40, 96, 100, 128])
 def test_other_sides_are_read_right(side: int) -> None:
-    """Any side will do; large pictures are read at 64 pixels, whether that divides them or not."""
+    """Any side will do; large images are read at 64 pixels, whether that divides them or not."""
     assert _share(*_draw(_singles()[::7] + _pairs(1)[::6], side)) == 1
 
 
 @pytest.mark.parametrize("side", [32, 64])
 def test_reading_is_stable(side: int) -> None:
     """Slight noise, blur, a slight cast and fainter contrast change nothing that a person sees."""
-    pictures, captions = _draw(_singles()[::5] + _pairs()[::4], side)
+    images, captions = _draw(_singles()[::5] + _pairs()[::4], side)
     cast = torch.tensor([0.08, -0.06, 0.06]).reshape(3, 1, 1)
-    assert _share(_noisy(pictures, 0.05), captions) >= 0.99
-    assert _share(_blur(pictures, 0.5), captions) >= 0.99
-    assert _share(pictures + cast, captions) >= 0.99
-    assert _share(0.93 * pictures, captions) >= 0.99
+    assert _share(_noisy(images, 0.05), captions) >= 0.99
+    assert _share(_blur(images, 0.5), captions) >= 0.99
+    assert _share(images + cast, captions) >= 0.99
+    assert _share(0.93 * images, captions) >= 0.99
 
 
 def test_a_reading_does_not_depend_on_the_batch() -> None:
-    """Pictures are read a few at a time; the borders between those groups must not show."""
-    pictures, _ = _draw(_pairs()[:70], 16)
-    together, alone = read_pictures(pictures)[65], read_picture(pictures[65])
+    """Images are read a few at a time; the borders between those groups must not show."""
+    images, _ = _draw(_pairs()[:70], 16)
+    together, alone = read_images(images)[65], read_image(images[65])
     assert together.background == alone.background
     for one, other in zip(together.objects, alone.objects, strict=True):
         assert replace(one, overlap=0) == replace(other, overlap=0)
         assert one.overlap == pytest.approx(other.overlap, abs=1e-5)
-    assert read_pictures(pictures[:0]) == []
+    assert read_images(images[:0]) == []
 
 
 def test_places_and_sizes_are_read() -> None:
     """A reading says where an object's centre of mass is; the rest it says in words."""
-    (thing,) = read_picture(render([Scene((RED_CIRCLE,), "grey")], 64)[0]).objects
+    (thing,) = read_image(render([Scene((RED_CIRCLE,), "grey")], 64)[0]).objects
     assert (thing.shape, thing.colour) == ("circle", "red")
     assert (thing.x, thing.y) == pytest.approx((0.25, 0.45), abs=0.005)
     assert thing.overlap > 0.97
@@ -149,15 +149,15 @@ def test_places_and_sizes_are_read() -> None:
 
 def test_large_and_small_are_relative_to_the_number_of_objects() -> None:
     """Alone, objects are drawn larger: the same radius is large in a pair, and small alone."""
-    alone, pair = read_pictures(render([Scene((RED_CIRCLE,), "white"), PAIR], 64))
+    alone, pair = read_images(render([Scene((RED_CIRCLE,), "white"), PAIR], 64))
     assert [thing.size for thing in alone.objects] == ["small"]
     assert [thing.size for thing in pair.objects] == ["large", "large"]
 
 
-# --- wrong pictures -------------------------------------------------------------------------------
+# --- wrong images -------------------------------------------------------------------------------
 
 
-def test_the_picture_of_the_caption_is_accepted() -> None:
+def test_the_image_of_the_caption_is_accepted() -> None:
     """What the refusals below are measured against."""
     assert _shows(PAIR, PAIR_CAPTION)
 
@@ -179,16 +179,16 @@ def test_the_picture_of_the_caption_is_accepted() -> None:
 )
 def test_each_kind_of_mistake_is_named(text: str, wrong: set[str]) -> None:
     """Exactly the attribute that is wrong is said to be wrong."""
-    verdict = judge(read_picture(render([PAIR], 64)[0]), parse_caption(text))
+    verdict = judge(read_image(render([PAIR], 64)[0]), parse_caption(text))
     found = {name for name, right in verdict.items() if not right}
-    # colours swapped is the same picture as shapes swapped: either may be called wrong
+    # colours swapped is the same image as shapes swapped: either may be called wrong
     assert found == wrong or (wrong == {"colour"} and found == {"shape"})
 
 
 def test_what_a_caption_leaves_open_is_not_judged() -> None:
     """Any size and background show a caption that says neither."""
     verdict = judge(
-        read_picture(render([PAIR], 64)[0]), parse_caption("a red circle left of a blue star")
+        read_image(render([PAIR], 64)[0]), parse_caption("a red circle left of a blue star")
     )
     assert verdict == dict.fromkeys(("count", "colour", "shape", "relation"), True)
 
@@ -204,7 +204,7 @@ def test_a_swapped_pair_of_one_shape_is_a_wrong_relation() -> None:
     """Colours tell which object is which, so that it is the places that are wrong."""
     stars = Scene((replace(BLUE_STAR, x=0.25), replace(BLUE_STAR, colour="red")), "white")
     text = "a blue star to the right of a red star"
-    verdict = judge(read_picture(render([stars], 64)[0]), parse_caption(text))
+    verdict = judge(read_image(render([stars], 64)[0]), parse_caption(text))
     assert [name for name, right in verdict.items() if not right] == ["relation"]
 
 
@@ -222,21 +222,21 @@ def test_a_third_object_is_refused() -> None:
     ghost = 0.7 * render([PAIR], 64) + 0.3 * render(
         [Scene((*PAIR.objects, replace(third, y=0.85, radius=0.12)), "white")], 64
     )
-    assert not caption_fidelity(ghost, [PAIR_CAPTION]).per_picture[0]
+    assert not caption_fidelity(ghost, [PAIR_CAPTION]).per_image[0]
 
 
 def test_a_missing_object_is_refused() -> None:
     """One of two, or none at all."""
     assert not _shows(Scene((RED_CIRCLE,), "white"), PAIR_CAPTION)
     assert not _shows(Scene((), "white"), PAIR_CAPTION)
-    assert read_picture(render([Scene((), "white")], 64)[0]) == Reading((), "white")
+    assert read_image(render([Scene((), "white")], 64)[0]) == Reading((), "white")
 
 
 def test_objects_grown_together_are_one() -> None:
     """A bridge between two objects makes them one, which is no shape of the world."""
-    picture = render([PAIR], 64)
-    picture[:, :, 28:33, 20:44] = picture[:, :, 29, 16].reshape(1, 3, 1, 1)
-    (thing,) = read_picture(picture[0]).objects
+    image = render([PAIR], 64)
+    image[:, :, 28:33, 20:44] = image[:, :, 29, 16].reshape(1, 3, 1, 1)
+    (thing,) = read_image(image[0]).objects
     assert thing.shape is None
 
 
@@ -244,7 +244,7 @@ def test_an_object_grown_onto_another_is_seen() -> None:
     """Of another colour and smaller, it still spoils the shape that it has grown onto."""
     grown = PlacedObject("square", "cyan", 0.57, 0.45, 0.15)
     scene = Scene((grown, replace(RED_CIRCLE, x=0.3, colour="purple")), "grey")
-    assert len(read_picture(render([scene], 64)[0]).objects) == 1
+    assert len(read_image(render([scene], 64)[0]).objects) == 1
     assert not _shows(scene, "a purple circle")
 
 
@@ -257,9 +257,9 @@ def test_two_colours_in_one_object_are_refused(one: str, other: str, side: int) 
     )
     for share in (0.5, 0.3):
         row = round(side * (0.45 - 0.19 + 0.38 * share))
-        picture = torch.cat([cap[:, :row], body[:, row:]], dim=1)[None]
-        assert not caption_fidelity(picture, [f"a {one} circle"]).per_picture[0]
-        assert not caption_fidelity(picture, [f"a {other} circle"]).per_picture[0]
+        image = torch.cat([cap[:, :row], body[:, row:]], dim=1)[None]
+        assert not caption_fidelity(image, [f"a {one} circle"]).per_image[0]
+        assert not caption_fidelity(image, [f"a {other} circle"]).per_image[0]
 
 
 @pytest.mark.parametrize(
@@ -268,18 +268,18 @@ def test_two_colours_in_one_object_are_refused(one: str, other: str, side: int) 
 def test_a_colour_between_two_is_refused(one: str, other: str) -> None:
     """Midway between two entries of the palette a colour has no name."""
     mixed = render([Scene((replace(RED_CIRCLE, colour=c),), "black") for c in (one, other)], 64)
-    assert read_picture(mixed.mean(0)).objects[0].colour is None
+    assert read_image(mixed.mean(0)).objects[0].colour is None
 
 
 def test_a_background_of_no_known_colour_is_refused() -> None:
     """Even when the caption leaves the background open, it must be one of the world's."""
-    picture = render([PAIR], 64)
+    image = render([PAIR], 64)
     green = torch.tensor([0.5, 0.9, 0.5]).reshape(3, 1, 1)
-    picture = torch.where(
-        (picture - picture[:, :, :1, :1]).norm(dim=1, keepdim=True) < 1e-3, green, picture
+    image = torch.where(
+        (image - image[:, :, :1, :1]).norm(dim=1, keepdim=True) < 1e-3, green, image
     )
-    assert read_picture(picture[0]).background is None
-    assert not caption_fidelity(picture, ["a red circle left of a blue star"]).per_picture[0]
+    assert read_image(image[0]).background is None
+    assert not caption_fidelity(image, ["a red circle left of a blue star"]).per_image[0]
 
 
 def test_noise_shows_nothing() -> None:
@@ -311,7 +311,7 @@ def test_blobs_are_hardly_ever_a_shape() -> None:
             [Scene((replace(RED_CIRCLE, radius=2.0),), "white"), Scene((), "white")], 64
         )
         blobs.append(white + mask * (red - white))
-    readings = read_pictures(torch.stack(blobs))
+    readings = read_images(torch.stack(blobs))
     assert all(len(reading.objects) == 1 for reading in readings)
     assert sum(reading.objects[0].shape is not None for reading in readings) <= 5
 
@@ -326,23 +326,23 @@ def test_a_half_formed_shape_is_refused(shape: str) -> None:
     red, white = render(
         [Scene((replace(RED_CIRCLE, radius=2.0),), "white"), Scene((), "white")], 64
     )
-    reading = read_picture(white + mask * (red - white))
+    reading = read_image(white + mask * (red - white))
     assert reading.objects[0].shape is None
 
 
 # --- shares and chance ----------------------------------------------------------------------------
 
 
-def test_shares_are_over_the_pictures_whose_captions_say_so() -> None:
+def test_shares_are_over_the_images_whose_captions_say_so() -> None:
     """An attribute that a caption leaves open counts neither for nor against it."""
-    pictures = render([PAIR, Scene((RED_CIRCLE,), "black")], 64)
-    fidelity = caption_fidelity(pictures, [PAIR_CAPTION, "a large red circle"])
-    assert fidelity.per_picture == [True, False]
+    images = render([PAIR, Scene((RED_CIRCLE,), "black")], 64)
+    fidelity = caption_fidelity(images, [PAIR_CAPTION, "a large red circle"])
+    assert fidelity.per_image == [True, False]
     assert (fidelity.n, fidelity.exact_match) == (2, 0.5)
     assert (fidelity.count, fidelity.colour, fidelity.shape) == (1, 1, 1)
     assert (fidelity.size, fidelity.relation, fidelity.background) == (0, 1, 1)
     assert fidelity.said["size"] == 1
-    assert caption_fidelity(pictures[1:], ["a red circle"]).relation is None
+    assert caption_fidelity(images[1:], ["a red circle"]).relation is None
 
 
 def test_the_table_names_every_attribute() -> None:
@@ -354,7 +354,7 @@ def test_the_table_names_every_attribute() -> None:
 
 
 def test_shuffled_captions_get_chance_level() -> None:
-    """Pictures of random other scenes: the measured share is the closed form."""
+    """Images of random other scenes: the measured share is the closed form."""
     world = World("tiny", ("circle", "cross"), ("red", "blue"))  # so small that chance is large
     assert not world.held_out
     rng = random.Random(0)
@@ -363,9 +363,9 @@ def test_shuffled_captions_get_chance_level() -> None:
         description = sample_description(world, rng)
         scenes.append(place(description, rng, world))
         captions.append(rng.choice(phrasings(description)))
-    readings = read_pictures(render(scenes, 24))
+    readings = read_images(render(scenes, 24))
     descriptions = [parse_caption(text) for text in captions]
-    shuffles = range(1, 40)  # shuffled by a rotation: no picture keeps its caption
+    shuffles = range(1, 40)  # shuffled by a rotation: no image keeps its caption
     right = [
         all(judge(readings[(i + shift) % 400], description).values())
         for shift in shuffles
@@ -391,24 +391,24 @@ def test_chance_level_by_hand() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 64, 32)])
-def test_pictures_of_a_wrong_shape_are_an_error(shape: tuple[int, ...]) -> None:
+def test_images_of_a_wrong_shape_are_an_error(shape: tuple[int, ...]) -> None:
     """The message says what shape there should be."""
     with pytest.raises(ValueError, match=r"\(N, 3, side, side\)"):
-        read_pictures(torch.zeros(shape))
+        read_images(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("side", [15, 129])
 def test_a_side_out_of_range_is_an_error(side: int) -> None:
     """The message gives the range."""
     with pytest.raises(ValueError, match="16 to 128"):
-        read_pictures(torch.zeros(1, 3, side, side))
+        read_images(torch.zeros(1, 3, side, side))
 
 
 def test_other_wrong_arguments_are_errors() -> None:
     """Values that are not finite, numbers that differ, nothing at all, another world."""
     with pytest.raises(ValueError, match="not finite"):
-        read_picture(torch.full((3, 16, 16), torch.nan))
-    with pytest.raises(ValueError, match="1 pictures and 2 captions"):
+        read_image(torch.full((3, 16, 16), torch.nan))
+    with pytest.raises(ValueError, match="1 images and 2 captions"):
         caption_fidelity(torch.zeros(1, 3, 16, 16), ["a red circle"] * 2)
     with pytest.raises(ValueError, match="at least one"):
         caption_fidelity(torch.zeros(0, 3, 16, 16), [])

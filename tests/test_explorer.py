@@ -1,4 +1,4 @@
-"""Pictures of the notebooks and the sliders that draw them anew."""
+"""Images of the notebooks and the sliders that draw them anew."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Page:
-    """What a page would show: the widgets, and the pictures one after the other."""
+    """What a page would show: the widgets, and the images one after the other."""
 
     def __init__(self) -> None:
         self.widgets: list[dict[str, Any]] = []
-        self.pictures: list[bytes] = []
+        self.images: list[bytes] = []
         self.alts: list[str] = []
 
     def display(self, data: dict[str, Any], **options: Any) -> DisplayHandle | None:
@@ -53,13 +53,13 @@ class Page:
         if set(data) == {WIDGET}:
             self.widgets.append(data)
             return None
-        self.pictures.append(_bytes(data["image/png"]))
+        self.images.append(_bytes(data["image/png"]))
         self.alts.append(options["metadata"]["image/png"]["alt"])
         assert data["text/plain"] == self.alts[-1]
         return _Handle(self) if options.get("display_id") else None
 
     def arrays(self) -> list[np.ndarray]:
-        return [np.asarray(Image.open(io.BytesIO(p)).convert("RGB")) for p in self.pictures]
+        return [np.asarray(Image.open(io.BytesIO(p)).convert("RGB")) for p in self.images]
 
 
 class _Handle(DisplayHandle):
@@ -84,15 +84,15 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Page:
 
 @pytest.fixture
 def drawn(page: Page, monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
-    """The pictures of every figure made, as tensors."""
+    """The images of every figure made, as tensors."""
     figures: list[list[Tensor]] = []
-    original = explorer.picture_grid
+    original = explorer.image_grid
 
-    def record(pictures: Sequence[Tensor], *args: Any, **settings: Any) -> Figure:
-        figures.append(list(pictures))
-        return original(pictures, *args, **settings)
+    def record(images: Sequence[Tensor], *args: Any, **settings: Any) -> Figure:
+        figures.append(list(images))
+        return original(images, *args, **settings)
 
-    monkeypatch.setattr(explorer, "picture_grid", record)
+    monkeypatch.setattr(explorer, "image_grid", record)
     return figures
 
 
@@ -131,14 +131,14 @@ def _encode(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
 ENCODE = _encode
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
-def test_pictures_are_small_pngs_with_alt_text(page: Page) -> None:
+def test_images_are_small_pngs_with_alt_text(page: Page) -> None:
     """A palette keeps a page small, and the alt text stands in the output and its metadata."""
     ramp = torch.linspace(-1, 1, 64).expand(3, 64, 64)
-    explorer.show_pictures([ramp] * 16, [f"number {i}" for i in range(16)], alt="sixteen ramps")
-    (png,) = page.pictures
+    explorer.show_images([ramp] * 16, [f"number {i}" for i in range(16)], alt="sixteen ramps")
+    (png,) = page.images
     image = Image.open(io.BytesIO(png))
     assert (image.format, image.mode) == ("PNG", "P")
     assert len(image.getcolors() or []) <= explorer.COLOURS_IN_PNG
@@ -156,11 +156,11 @@ def test_a_figure_is_shown_once_and_closed(page: Page) -> None:
     assert (np.abs(colours.astype(int) - (0x1F, 0x77, 0xB4)).max(1) <= 8).mean() > 0.3
 
 
-def test_pictures_keep_their_colours_and_places() -> None:
-    """-1 is black, 1 is full; pictures go row by row; one channel is shown as grey."""
+def test_images_keep_their_colours_and_places() -> None:
+    """-1 is black, 1 is full; images go row by row; one channel is shown as grey."""
     red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 4, 4)
     grey, over = torch.zeros(1, 4, 4), 3 * torch.ones(3, 4, 4)
-    figure = explorer.picture_grid([red, grey, over], columns=2)
+    figure = explorer.image_grid([red, grey, over], columns=2)
     shown = [np.asarray(a.images[0].get_array()) for a in figure.axes if a.images]
     plt.close(figure)
     assert len(figure.axes) == 4 and len(shown) == 3
@@ -169,11 +169,11 @@ def test_pictures_keep_their_colours_and_places() -> None:
     np.testing.assert_allclose(shown[2][0, 0], [1, 1, 1])
 
 
-@pytest.mark.parametrize(("pictures", "titles"), [(3, 2), (2, 3), (0, 0)])
-def test_each_picture_needs_a_title(pictures: int, titles: int) -> None:
-    """Titles that do not fit the pictures, and no pictures at all, are refused in one line."""
-    with pytest.raises(ValueError, match=f"^there are {pictures} pictures and .*$") as error:
-        explorer.picture_grid(torch.zeros(pictures, 3, 4, 4), ["title"] * titles)
+@pytest.mark.parametrize(("images", "titles"), [(3, 2), (2, 3), (0, 0)])
+def test_each_image_needs_a_title(images: int, titles: int) -> None:
+    """Titles that do not fit the images, and no images at all, are refused in one line."""
+    with pytest.raises(ValueError, match=f"^there are {images} images and .*$") as error:
+        explorer.image_grid(torch.zeros(images, 3, 4, 4), ["title"] * titles)
     assert "\n" not in str(error.value)
 
 
@@ -191,25 +191,25 @@ def bar(height: float, colour: str = "red", count: int = 1) -> Figure:
 
 
 def test_moving_a_slider_draws_anew(page: Page) -> None:
-    """The first picture is that of the first values; each move replaces it; back is the same."""
+    """The first image is that of the first values; each move replaces it; back is the same."""
     box = explorer.explore(
         bar, "a bar", height=(0.0, 4.0, 0.5, 1.0), colour=["red", "blue"], count=(1, 3, 1, 1)
     )
     sliders = controls(box)
-    assert len(page.widgets) == 1 and len(page.pictures) == 1
+    assert len(page.widgets) == 1 and len(page.images) == 1
     assert isinstance(sliders["count"], ipywidgets.IntSlider)
     assert isinstance(sliders["height"], ipywidgets.FloatSlider)
     explorer.show(bar(1.0, "red", 1), "a bar")
-    assert page.pictures.pop() == page.pictures[0]
+    assert page.images.pop() == page.images[0]
     page.alts.pop()
     sliders["height"].value = 2.0
     sliders["colour"].value = "blue"
     sliders["count"].value = 2
-    assert len(set(page.pictures)) == len(page.pictures) == 4
+    assert len(set(page.images)) == len(page.images) == 4
     sliders["count"].value = 1
     sliders["colour"].value = "red"
     sliders["height"].value = 1.0
-    assert page.pictures[-1] == page.pictures[0]
+    assert page.images[-1] == page.images[0]
     assert set(page.alts) == {"a bar"}
 
 
@@ -227,15 +227,15 @@ def test_a_slider_at_rest_draws_and_not_every_point_of_its_way() -> None:
 
 
 def test_what_cannot_be_drawn_is_said(page: Page) -> None:
-    """A ValueError becomes a line beside the controls; the picture stays until the next one."""
+    """A ValueError becomes a line beside the controls; the image stays until the next one."""
     box = explorer.explore(bar, "a bar", height=(0.0, 4.0, 0.5, 1.0))
     (slider,), line = box.children[:-1], box.children[-1]
     slider.value = 4.0
     assert line.value == "height is 4.0, it should be at most 3"
-    assert len(page.pictures) == 1
+    assert len(page.images) == 1
     slider.value = 2.0
     assert line.value == ""
-    assert len(page.pictures) == 2
+    assert len(page.images) == 2
 
 
 # --- the explorers --------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_the_forward_process_shows_z_at_t(drawn: list[list[Tensor]]) -> None:
 
 
 def test_guidance_draws_with_the_chosen_settings(drawn: list[list[Tensor]]) -> None:
-    """Each picture is what a cascade of these settings draws; the caller's is left as it was."""
+    """Each image is what a cascade of these settings draws; the caller's is left as it was."""
     imagen = cascade()
     config, weights = (
         imagen.stages[0].config,
@@ -273,20 +273,20 @@ def test_guidance_draws_with_the_chosen_settings(drawn: list[list[Tensor]]) -> N
     asked = [(3.0, "dynamic", 0.95), (9.0, "dynamic", 0.95), (9.0, "static", 0.95)]
     asked += [(9.0, "dynamic", 0.95), (9.0, "dynamic", 0.6)]
     text, mask = ENCODE(["a red circle"])
-    for (picture,), (weight, threshold, percentile) in zip(drawn, asked, strict=True):
+    for (image,), (weight, threshold, percentile) in zip(drawn, asked, strict=True):
         changed = dataclasses.replace(
             config, guidance_weight=weight, threshold=threshold, percentile=percentile
         )
         other = Imagen(ImagenConfig((changed,), timesteps=100), [BASE]).eval()
         other.stages[0].load_state_dict(imagen.stages[0].state_dict())
-        torch.testing.assert_close(picture, other.images(text, mask, [3])[0][0])
-    assert len({tuple(picture.flatten().tolist()) for (picture,) in drawn}) >= 3
+        torch.testing.assert_close(image, other.images(text, mask, [3])[0][0])
+    assert len({tuple(image.flatten().tolist()) for (image,) in drawn}) >= 3
 
 
 def test_augmentation_shows_the_condition_that_the_stage_uses(
     drawn: list[list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The picture in the middle is what the U-Net is given, and its level what the slider says."""
+    """The image in the middle is what the U-Net is given, and its level what the slider says."""
     calls: list[tuple[Tensor, ...]] = []
     forward = Unet.forward
 
@@ -312,10 +312,10 @@ def test_augmentation_shows_the_condition_that_the_stage_uses(
     assert not torch.equal(drawn[0][2], drawn[1][2])
 
 
-def test_augmentation_shows_the_condition_of_larger_pictures_too(
+def test_augmentation_shows_the_condition_of_larger_images_too(
     drawn: list[list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture larger than the previous stage's is brought down first, in the one as the other."""
+    """An image larger than the previous stage's is brought down first, in the one as the other."""
     conditions: list[Tensor] = []
     forward = Unet.forward
 
@@ -330,7 +330,7 @@ def test_augmentation_shows_the_condition_of_larger_pictures_too(
 
 
 def test_captions_are_drawn_as_by_the_command_line(drawn: list[list[Tensor]]) -> None:
-    """Every stage's picture of the caption, seed and weight; an empty caption is an answer too."""
+    """Every stage's image of the caption, seed and weight; an empty caption is an answer too."""
     imagen = cascade()
     config = imagen.stages[0].config
     sliders = controls(explorer.explore_captions(imagen, ENCODE, "a red circle", seed=4))
@@ -340,12 +340,12 @@ def test_captions_are_drawn_as_by_the_command_line(drawn: list[list[Tensor]]) ->
     assert imagen.stages[0].config is config
     asked = [("a red circle", 4, 2.0), ("a blue star", 4, 2.0), ("a blue star", 5, 2.0)]
     asked += [("a blue star", 5, 7.0)]
-    for pictures, (caption, seed, weight) in zip(drawn, asked, strict=True):
+    for images, (caption, seed, weight) in zip(drawn, asked, strict=True):
         imagen.stages[0].config = dataclasses.replace(config, guidance_weight=weight)
         text, mask = ENCODE([caption])
-        for shown, batch in zip(pictures, imagen.images(text, mask, [seed]), strict=True):
+        for shown, batch in zip(images, imagen.images(text, mask, [seed]), strict=True):
             torch.testing.assert_close(shown, batch[0])
-    assert len({tuple(pictures[-1].flatten().tolist()) for pictures in drawn}) == len(asked)
+    assert len({tuple(images[-1].flatten().tolist()) for images in drawn}) == len(asked)
 
 
 def test_words_that_training_never_saw_are_noted(page: Page) -> None:
@@ -355,6 +355,6 @@ def test_words_that_training_never_saw_are_noted(page: Page) -> None:
     assert line.value == ""
     controls(box)["caption"].value = "a red cirlce"
     assert line.value == 'the model\'s training never saw "cirlce" (circle?)'
-    assert len(page.pictures) == 2
+    assert len(page.images) == 2
     controls(box)["caption"].value = "a circle"
     assert line.value == ""

@@ -1,4 +1,4 @@
-"""Generation: from a training directory to picture files that show exactly what was drawn."""
+"""Generation: from a training directory to image files that show exactly what was drawn."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_bar_only_where_it_is_asked_for_and_seen(
         assert screen.getvalue() == ""
 
 
-def test_picture_depends_on_its_own_seed_and_caption_alone(imagen: Imagen, encode: Encode) -> None:
+def test_image_depends_on_its_own_seed_and_caption_alone(imagen: Imagen, encode: Encode) -> None:
     """Whatever the batch around it, and however long its captions are padded."""
     together = draw(imagen, encode, WORDS, [5, 6, 7])
     for batch_size in (1, 2):
@@ -168,7 +168,7 @@ def test_picture_depends_on_its_own_seed_and_caption_alone(imagen: Imagen, encod
 
 
 def test_bfloat16_draws_nearly_the_same(imagen: Imagen, encode: Encode) -> None:
-    """Lower precision is a matter of speed; the pictures are float32 again."""
+    """Lower precision is a matter of speed; the images are float32 again."""
     exact = draw(imagen, encode, WORDS[:1], [0])[0]
     rough = draw(imagen, encode, WORDS[:1], [0], precision="bf16")[0]
     assert rough.dtype == torch.float32
@@ -176,7 +176,7 @@ def test_bfloat16_draws_nearly_the_same(imagen: Imagen, encode: Encode) -> None:
 
 
 def test_broken_weights_are_noticed(encode: Encode) -> None:
-    """Not a number is no picture."""
+    """Not a number is no image."""
     broken = tiny_imagen()
     with torch.no_grad():
         broken.stages[1].unet.stem.bias.fill_(float("nan"))
@@ -248,21 +248,21 @@ def test_settings_that_do_not_fit_are_named(
         with_sampling(imagen.config, **settings)  # type: ignore[arg-type]
 
 
-def test_settings_change_the_pictures(training: TrainingDirectory, encode: Encode) -> None:
+def test_settings_change_the_images(training: TrainingDirectory, encode: Encode) -> None:
     """Guidance, sampler, steps and augmentation level all reach the stages."""
 
-    def picture(**settings: tuple[object, ...]) -> torch.Tensor:
+    def image(**settings: tuple[object, ...]) -> torch.Tensor:
         imagen = load_imagen(training.path, **settings)  # type: ignore[arg-type]
         return draw(imagen, encode, WORDS[:1], [0])[-1]
 
-    plain = picture()
+    plain = image()
     for name, values in {
         "guidance_weight": (1.0,),
         "sampler": ("ddpm", "ddim"),
         "sampling_steps": (4,),
         "aug_level": (0.9,),
     }.items():
-        assert (picture(**{name: values}) - plain).abs().max() > 1e-3, name
+        assert (image(**{name: values}) - plain).abs().max() > 1e-3, name
 
 
 @pytest.mark.parametrize(
@@ -385,19 +385,19 @@ def test_one_warning_of_unknown_words(training: TrainingDirectory, tmp_path: Pat
 
 
 def test_pixels_are_saved_as_they_are(tmp_path: Path) -> None:
-    """Fault 8: a grey picture stays grey; -1 is 0 and 1 is 255, whatever else there is."""
+    """Fault 8: a grey image stays grey; -1 is 0 and 1 is 255, whatever else there is."""
     levels = torch.tensor([-1.0, -0.5, 0.0, 0.25, 1.0, 1.7, -3.0])
     expected = [0, 64, 128, 159, 255, 255, 0]
     for level, byte in zip(levels, expected, strict=True):
-        to_image(level.expand(3, 4, 4)).save(tmp_path / "picture.png")
-        assert np.array(Image.open(tmp_path / "picture.png")).tolist() == [[[byte] * 3] * 4] * 4
-    picture = torch.zeros(3, 2, 3)
-    picture[0, 1, 2] = 1  # red, second row, third column
-    assert np.array(to_image(picture))[1, 2].tolist() == [255, 128, 128]
+        to_image(level.expand(3, 4, 4)).save(tmp_path / "image.png")
+        assert np.array(Image.open(tmp_path / "image.png")).tolist() == [[[byte] * 3] * 4] * 4
+    image = torch.zeros(3, 2, 3)
+    image[0, 1, 2] = 1  # red, second row, third column
+    assert np.array(to_image(image))[1, 2].tolist() == [255, 128, 128]
 
 
 def test_directory_has_what_the_contract_says(training: TrainingDirectory, tmp_path: Path) -> None:
-    """Names, order, and which picture belongs to which caption."""
+    """Names, order, and which image belongs to which caption."""
     captions = tmp_path / "captions.txt"
     captions.write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     config = GenerationConfig(
@@ -417,20 +417,20 @@ def test_directory_has_what_the_contract_says(training: TrainingDirectory, tmp_p
     assert Path(source) == training.path
     files = [made.directory / "generated_images" / f"image_{i}.png" for i in range(6)]
     assert set((made.directory / "generated_images").iterdir()) == set(files)
-    for i, (path, picture) in enumerate(zip(files, made.pictures, strict=True)):
+    for i, (path, image) in enumerate(zip(files, made.images, strict=True)):
         pixels = np.array(Image.open(path))
         assert pixels.shape == (16, 16, 3)
-        expected = ((picture.permute(1, 2, 0) + 1) * 127.5).round().numpy()
+        expected = ((image.permute(1, 2, 0) + 1) * 127.5).round().numpy()
         assert (pixels == expected).all()
         alone = generate(
             GenerationConfig(str(training.path), twice[i], seed=i, output_directory=str(tmp_path))
         )
-        torch.testing.assert_close(alone.pictures[0], picture, atol=1e-4, rtol=0)
+        torch.testing.assert_close(alone.images[0], image, atol=1e-4, rtol=0)
     assert len(list(tmp_path.glob("generated_images_*"))) == 7  # within a second or two
 
 
 def test_all_stages(training: TrainingDirectory, tmp_path: Path) -> None:
-    """The earlier stages' pictures stand beside, under the same numbers."""
+    """The earlier stages' images stand beside, under the same numbers."""
     config = GenerationConfig(
         str(training.path), WORDS[0], output_directory=str(tmp_path), all_stages=True
     )
@@ -452,13 +452,13 @@ def test_nothing_is_left_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("number", "side"), [(1, 16), (5, 64), (130, 8), (2, 300)])
-def test_contact_sheet_shows_pictures_and_captions(number: int, side: int) -> None:
-    """Every picture (the first hundred) is there, large enough, with something written below."""
-    pictures = torch.linspace(-1, 1, number + 1)[:-1, None, None, None].expand(-1, 3, side, side)
+def test_contact_sheet_shows_images_and_captions(number: int, side: int) -> None:
+    """Every image (the first hundred) is there, large enough, with something written below."""
+    images = torch.linspace(-1, 1, number + 1)[:-1, None, None, None].expand(-1, 3, side, side)
     captions = ["a very long caption " * 12 + "Donaudampfschifffahrtsgesellschaftskapitän"] * number
-    sheet = np.array(contact_sheet(pictures, captions).convert("L")).astype(int)
+    sheet = np.array(contact_sheet(images, captions).convert("L")).astype(int)
     shown = 192 if side < 256 else 256
-    bytes_ = ((pictures[:100, 0, 0, 0] + 1) * 127.5).round().tolist()
+    bytes_ = ((images[:100, 0, 0, 0] + 1) * 127.5).round().tolist()
     for level in bytes_[::9]:
         assert (sheet == level).sum() >= shown * shown * 0.9
     below = sheet[12 + shown + 4 : 12 + shown + 4 + 5 * 19]
@@ -487,7 +487,7 @@ def test_an_animation_ends_with_the_images(training: TrainingDirectory, tmp_path
         frames.append(np.array(gif.convert("RGB")).astype(int))
     assert times == [80] * 4 + [2000]
     height = (frames[0].shape[0] - 12) // 2
-    for i, image in enumerate(made.pictures):  # four in a row, at the places of the sheet
+    for i, image in enumerate(made.images):  # four in a row, at the places of the sheet
         x, y = 12 + i % 4 * 140, 12 + i // 4 * height
         first, last = (frame[y : y + 128, x : x + 128] for frame in (frames[0], frames[-1]))
         exact = np.array(to_image(image).resize((128, 128), Image.Resampling.NEAREST)).astype(int)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minimagen.diffusion import Parameterization, Weighting
-from minimagen.imagen import Draws, Imagen, ImagenConfig, Stage, StageConfig, resize
+from minimagen.imagen import Imagen, ImagenConfig, Stage, StageConfig, TrainingNoise, resize
 from minimagen.samplers import SAMPLERS, NoiseSource
 from minimagen.schedules import NoiseSchedule
 from minimagen.thresholding import dynamic_threshold
@@ -99,9 +99,9 @@ def alpha_sigma(t: Tensor, s: float = 0.008) -> tuple[Tensor, Tensor]:
 
 def test_resizing_down_is_the_mean_of_the_pixels() -> None:
     """By a whole factor: the mean over squares of pixels, as numpy computes it."""
-    pictures = randn(2, 3, 12, 12)
-    expected = pictures.numpy().reshape(2, 3, 4, 3, 4, 3).mean((3, 5))
-    np.testing.assert_allclose(resize(pictures, 4).numpy(), expected, atol=1e-6)
+    images = randn(2, 3, 12, 12)
+    expected = images.numpy().reshape(2, 3, 4, 3, 4, 3).mean((3, 5))
+    np.testing.assert_allclose(resize(images, 4).numpy(), expected, atol=1e-6)
 
 
 def test_resizing_up_is_linear_in_between() -> None:
@@ -113,10 +113,10 @@ def test_resizing_up_is_linear_in_between() -> None:
 
 
 @pytest.mark.parametrize("side", [1, 3, 5, 8, 11, 16, 24])
-def test_resizing_keeps_flat_pictures_and_the_range(side: int) -> None:
-    """At any size: no value beyond the input's, and a flat picture stays flat."""
-    pictures = torch.where(randn(2, 3, 8, 8) > 0, 1.0, -1.0)
-    out = resize(pictures, side)
+def test_resizing_keeps_flat_images_and_the_range(side: int) -> None:
+    """At any size: no value beyond the input's, and a flat image stays flat."""
+    images = torch.where(randn(2, 3, 8, 8) > 0, 1.0, -1.0)
+    out = resize(images, side)
     assert out.shape == (2, 3, side, side)
     assert out.abs().max() <= 1 + 1e-6
     torch.testing.assert_close(
@@ -126,11 +126,11 @@ def test_resizing_keeps_flat_pictures_and_the_range(side: int) -> None:
 
 def test_resizing_to_the_same_side_changes_nothing() -> None:
     """Not even a digit."""
-    pictures = randn(1, 3, 8, 8)
-    assert torch.equal(resize(pictures, 8), pictures)
+    images = randn(1, 3, 8, 8)
+    assert torch.equal(resize(images, 8), images)
 
 
-def test_pictures_that_are_not_square_are_refused() -> None:
+def test_images_that_are_not_square_are_refused() -> None:
     """They are never squashed in silence (fault 8)."""
     with pytest.raises(ValueError, match="12 x 8 pixels, they should be square"):
         resize(randn(1, 3, 8, 12), 4)
@@ -140,19 +140,19 @@ def test_pictures_that_are_not_square_are_refused() -> None:
 
 
 def test_drawn_times_are_stratified_and_uniform() -> None:
-    """One time in each part of [0, 1], in any order; each picture's time uniform by itself."""
+    """One time in each part of [0, 1], in any order; each image's time uniform by itself."""
     stage, generator = base_stage(), torch.Generator().manual_seed(0)
-    t = torch.stack([stage.draw(8, 0.1, generator).t for _ in range(2000)])  # (2000, 8)
+    t = torch.stack([stage.training_noise(8, 0.1, generator).t for _ in range(2000)])  # (2000, 8)
     assert (t >= 0).all() and (t <= 1).all()
     assert torch.equal((t * 8).long().sort(1).values, torch.arange(8).expand(2000, 8))
     for column in (0, 7):
         assert scipy.stats.kstest(t[:, column].numpy(), "uniform").pvalue > 1e-3
 
 
-def test_drawn_levels_are_one_per_picture_and_uniform() -> None:
+def test_drawn_levels_are_one_per_image_and_uniform() -> None:
     """Fault 4: the levels of a batch differ, and depend neither on each other nor on the times."""
     stage, generator = super_stage(), torch.Generator().manual_seed(0)
-    draws = [stage.draw(8, 0.1, generator) for _ in range(200)]
+    draws = [stage.training_noise(8, 0.1, generator) for _ in range(200)]
     level = torch.stack([draw.aug_level for draw in draws])  # (200, 8)
     assert len(level[0].unique()) == 8
     assert scipy.stats.kstest(level.flatten().numpy(), "uniform").pvalue > 1e-3
@@ -165,7 +165,7 @@ def test_draws_repeat_with_their_generator() -> None:
     """The same seed gives the same draws, another gives others; global randomness has no say."""
     stage = super_stage()
     first, again, other = (
-        stage.draw(4, 0.5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        stage.training_noise(4, 0.5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     for name in ("t", "eps", "aug_level", "aug_noise"):
         assert torch.equal(getattr(first, name), getattr(again, name))
@@ -178,7 +178,7 @@ def test_share_of_hidden_captions() -> None:
     """text_dropout of all captions, none at 0, all at 1."""
     stage = base_stage()
     for share in (0.0, 0.25, 1.0):
-        keep = stage.draw(4000, share, torch.Generator().manual_seed(0)).keep_text
+        keep = stage.training_noise(4000, share, torch.Generator().manual_seed(0)).keep_text
         assert 1 - keep.float().mean().item() == pytest.approx(share, abs=0.03 if share % 1 else 0)
 
 
@@ -203,14 +203,14 @@ def test_loss_of_a_perfect_prediction_is_zero(
 ) -> None:
     """Each parameterisation's target, written down again here; one unit off costs its weight."""
     stage = base_stage(parameterization=parameterization, weighting=weighting)
-    draws = stage.draw(3, 0.0, torch.Generator().manual_seed(0))
-    pictures = randn(3, 3, 8, 8)
-    oracle = Oracle(parameterization, resize(pictures, 4), draws.eps)
+    draws = stage.training_noise(3, 0.0, torch.Generator().manual_seed(0))
+    images = randn(3, 3, 8, 8)
+    oracle = Oracle(parameterization, resize(images, 4), draws.eps)
     stage.unet = oracle
-    assert (stage(pictures, TEXT, MASK, draws) < 1e-9).all()
+    assert (stage(images, TEXT, MASK, draws) < 1e-9).all()
     stage.unet = nn.Module()
     stage.unet.forward = lambda *args: oracle(*args) + 1  # type: ignore[method-assign]
-    loss = stage(pictures, TEXT, MASK, draws)
+    loss = stage(images, TEXT, MASK, draws)
     assert loss.shape == (3,) and (loss > 1e-5).all()
     if weighting == "uniform":
         torch.testing.assert_close(loss, torch.ones(3), atol=1e-4, rtol=0)
@@ -219,22 +219,22 @@ def test_loss_of_a_perfect_prediction_is_zero(
 def test_a_loss_of_super_resolution_is_weighted_by_its_level() -> None:
     """(p + 1) (1 - level)^p times the loss that power 0 leaves as it is."""
     plain, weighted = super_stage(aug_power=0.0), super_stage(aug_power=3.0)
-    draws = plain.draw(3, 0.0, torch.Generator().manual_seed(0))
+    draws = plain.training_noise(3, 0.0, torch.Generator().manual_seed(0))
     draws = draws._replace(aug_level=torch.tensor([0.0, 0.5, 0.9]))
-    pictures = randn(3, 3, 8, 8)
-    ratio = weighted(pictures, TEXT, MASK, draws) / plain(pictures, TEXT, MASK, draws)
+    images = randn(3, 3, 8, 8)
+    ratio = weighted(images, TEXT, MASK, draws) / plain(images, TEXT, MASK, draws)
     torch.testing.assert_close(ratio, torch.tensor([4.0, 0.5, 0.004]), atol=1e-5, rtol=1e-4)
 
 
-def test_a_loss_belongs_to_one_picture() -> None:
-    """Another picture, caption, level or noise beside it changes nothing."""
+def test_a_loss_belongs_to_one_image() -> None:
+    """Another image, caption, level or noise beside it changes nothing."""
     stage = super_stage()
-    draws = stage.draw(3, 0.0, torch.Generator().manual_seed(0))
-    pictures = randn(3, 3, 8, 8)
-    together = stage(pictures, TEXT, MASK, draws)
+    draws = stage.training_noise(3, 0.0, torch.Generator().manual_seed(0))
+    images = randn(3, 3, 8, 8)
+    together = stage(images, TEXT, MASK, draws)
     for i in range(3):
-        one = Draws(*(part[i : i + 1] for part in draws))
-        alone = stage(pictures[i : i + 1], TEXT[i : i + 1], MASK[i : i + 1], one)
+        one = TrainingNoise(*(part[i : i + 1] for part in draws))
+        alone = stage(images[i : i + 1], TEXT[i : i + 1], MASK[i : i + 1], one)
         torch.testing.assert_close(alone, together[i : i + 1], atol=1e-5, rtol=1e-5)
 
 
@@ -244,7 +244,7 @@ def test_gradients_flow_to_every_parameter_of_every_stage(stages: int) -> None:
     imagen = cascade(stages)
     for i, stage in enumerate(imagen.stages):
         imagen.zero_grad()
-        draws = stage.draw(3, 0.5, torch.Generator().manual_seed(1))
+        draws = stage.training_noise(3, 0.5, torch.Generator().manual_seed(1))
         draws = draws._replace(keep_text=torch.tensor([True, False, True]))
         stage(randn(3, 3, 16, 16), TEXT, MASK, draws).mean().backward()
         for j, other in enumerate(imagen.stages):
@@ -253,26 +253,26 @@ def test_gradients_flow_to_every_parameter_of_every_stage(stages: int) -> None:
                 assert touched == (i == j), f"stage {j}, {name}"
 
 
-def test_a_stage_learns_one_picture_by_heart() -> None:
-    """A few seconds of training: the loss falls by far, and sampling gives the picture back."""
+def test_a_stage_learns_one_image_by_heart() -> None:
+    """A few seconds of training: the loss falls by far, and sampling gives the image back."""
     torch.manual_seed(0)
     stage = Stage(StageConfig(side=4, steps=10), BASE, None)
-    picture = resize(randn(1, 3, 2, 2).clamp(-1, 1), 4)
-    pictures, text = picture.expand(16, -1, -1, -1), TEXT[:1].expand(16, -1, -1)
+    image = resize(randn(1, 3, 2, 2).clamp(-1, 1), 4)
+    images, text = image.expand(16, -1, -1, -1), TEXT[:1].expand(16, -1, -1)
     mask = MASK[:1].expand(16, -1)
-    fixed = stage.draw(16, 0.0, torch.Generator().manual_seed(1))
-    before = stage(pictures, text, mask, fixed).mean().item()
+    fixed = stage.training_noise(16, 0.0, torch.Generator().manual_seed(1))
+    before = stage(images, text, mask, fixed).mean().item()
     optimizer = torch.optim.Adam(stage.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(2)
     for _ in range(120):
-        loss = stage(pictures, text, mask, stage.draw(16, 0.1, generator)).mean()
+        loss = stage(images, text, mask, stage.training_noise(16, 0.1, generator)).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert stage(pictures, text, mask, fixed).mean().item() < before / 5
+    assert stage(images, text, mask, fixed).mean().item() < before / 5
     noise = NoiseSource([5], (3, 4, 4))
     *_, sample = stage.sample(text[:1], mask[:1], noise, timesteps=100)
-    assert (sample - picture).abs().mean() < 0.15
+    assert (sample - image).abs().mean() < 0.15
 
 
 def test_text_is_whitened_by_what_fit_text_has_seen() -> None:
@@ -292,19 +292,19 @@ def test_text_is_whitened_by_what_fit_text_has_seen() -> None:
 
 
 def test_condition_is_noised_in_one_place_and_scale_in_training_and_sampling() -> None:
-    """Fault 1: same picture, level and noise; the U-Net receives the same in both.
+    """Fault 1: same image, level and noise; the U-Net receives the same in both.
 
-    And it is what the paper says: the picture in [-1, 1], enlarged, then alpha times it plus sigma
+    And it is what the paper says: the image in [-1, 1], enlarged, then alpha times it plus sigma
     times noise of the stage's size, unclamped.
     """
     stage = super_stage(aug_level=0.2, guidance_weight=1.0, steps=3)
-    pictures, noise = randn(3, 3, 8, 8).clamp(-1, 1), randn(3, 3, 8, 8, seed=1)
-    lowres = pictures.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))  # (3, 3, 4, 4)
+    images, noise = randn(3, 3, 8, 8).clamp(-1, 1), randn(3, 3, 8, 8, seed=1)
+    lowres = images.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))  # (3, 3, 4, 4)
     calls = watch(stage.unet)
 
-    draws = stage.draw(3, 0.0, torch.Generator().manual_seed(0))
+    draws = stage.training_noise(3, 0.0, torch.Generator().manual_seed(0))
     draws = draws._replace(aug_level=torch.full((3,), 0.2), aug_noise=noise)
-    stage(pictures, TEXT, MASK, draws)
+    stage(images, TEXT, MASK, draws)
     *_, in_training, level_in_training = calls.pop()
 
     source = iter([randn(3, 3, 8, 8, seed=2), noise]).__next__  # the first z, then the condition's
@@ -320,23 +320,23 @@ def test_condition_is_noised_in_one_place_and_scale_in_training_and_sampling() -
     assert expected.abs().max() > 1  # so a clamp would have been seen
 
 
-def test_each_picture_is_noised_at_its_own_level_in_training() -> None:
-    """Fault 4: the U-Net is told one level per picture, and each picture has that much noise."""
+def test_each_image_is_noised_at_its_own_level_in_training() -> None:
+    """Fault 4: the U-Net is told one level per image, and each image has that much noise."""
     stage = super_stage()
     calls = watch(stage.unet)
-    draws = stage.draw(3, 0.0, torch.Generator().manual_seed(0))
+    draws = stage.training_noise(3, 0.0, torch.Generator().manual_seed(0))
     draws = draws._replace(aug_level=torch.tensor([0.05, 0.5, 0.95]))
-    pictures = randn(3, 3, 8, 8)
-    stage(pictures, TEXT, MASK, draws)
+    images = randn(3, 3, 8, 8)
+    stage(images, TEXT, MASK, draws)
     *_, seen, levels = calls.pop()
     assert torch.equal(levels, draws.aug_level)
     alpha, sigma = alpha_sigma(levels)
-    enlarged = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear")
+    enlarged = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
     torch.testing.assert_close(seen, alpha * enlarged + sigma * draws.aug_noise, atol=1e-5, rtol=0)
 
 
-def test_a_stage_starts_from_the_picture_of_the_one_before() -> None:
-    """With level 0 the next U-Net sees the finished picture, enlarged, and nothing else."""
+def test_a_stage_starts_from_the_image_of_the_one_before() -> None:
+    """With level 0 the next U-Net sees the finished image, enlarged, and nothing else."""
     imagen = cascade(2, aug_level=0.0)
     calls = watch(imagen.stages[1].unet)
     first, second = imagen.images(TEXT, MASK, SEEDS)
@@ -367,7 +367,7 @@ def test_parameters_and_modes_cover_all_stages_at_all_times() -> None:
 
     check()
     for stage in imagen.stages:
-        draws = stage.draw(3, 0.1, torch.Generator().manual_seed(0))
+        draws = stage.training_noise(3, 0.1, torch.Generator().manual_seed(0))
         stage(randn(3, 3, 16, 16), TEXT, MASK, draws).mean().backward()
         check()
     imagen.images(TEXT, MASK, SEEDS)
@@ -401,15 +401,15 @@ def test_sampling_leaves_each_module_in_its_mode() -> None:
     assert [module.training for module in imagen.modules()] == before
 
 
-def test_sampled_pictures_carry_no_graph_and_may_be_trained_on() -> None:
-    """No gradients are kept while sampling, yet pictures are ordinary tensors afterwards."""
+def test_sampled_images_carry_no_graph_and_may_be_trained_on() -> None:
+    """No gradients are kept while sampling, yet images are ordinary tensors afterwards."""
     imagen = cascade(2)
-    pictures = imagen.images(TEXT, MASK, SEEDS)[-1]
+    images = imagen.images(TEXT, MASK, SEEDS)[-1]
     states = list(imagen.stages[0].sample(TEXT, MASK, NoiseSource(SEEDS, (3, 4, 4)), 100))
-    assert not any(part.requires_grad or part.is_inference() for part in [pictures, *states])
+    assert not any(part.requires_grad or part.is_inference() for part in [images, *states])
     stage = imagen.stages[1]
-    draws = stage.draw(3, 0.0, torch.Generator().manual_seed(0))
-    stage(pictures, TEXT, MASK, draws).mean().backward()
+    draws = stage.training_noise(3, 0.0, torch.Generator().manual_seed(0))
+    stage(images, TEXT, MASK, draws).mean().backward()
     assert stage.unet.out.weight.grad.any()
 
 
@@ -440,7 +440,7 @@ def test_guidance_is_the_formula_of_the_paper(
     torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_threshold_is_applied_to_the_guided_picture() -> None:
+def test_threshold_is_applied_to_the_guided_image() -> None:
     """Guidance first, then the threshold with the stage's percentile."""
     loose = base_stage(guidance_weight=8.0, threshold="none")
     tight = base_stage(guidance_weight=8.0, threshold="dynamic", percentile=0.8)
@@ -452,7 +452,7 @@ def test_threshold_is_applied_to_the_guided_picture() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 3.0])
 def test_guidance_is_one_call_of_a_double_batch(weight: float) -> None:
-    """2 B pictures where guidance is on, B where it is off; never two calls a step."""
+    """2 B images where guidance is on, B where it is off; never two calls a step."""
     imagen = cascade(2, guidance_weight=weight)
     calls = [watch(stage.unet) for stage in imagen.stages]
     imagen.images(TEXT, MASK, SEEDS)
@@ -479,8 +479,8 @@ def test_guidance_is_off_outside_of_its_interval() -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_picture_depends_on_its_caption_and_seed_alone(sampler: str) -> None:
-    """Drawn alone or among others, in any order: the same picture in every stage."""
+def test_a_image_depends_on_its_caption_and_seed_alone(sampler: str) -> None:
+    """Drawn alone or among others, in any order: the same image in every stage."""
     imagen = cascade(2, sampler=sampler, eta=0.7)
     together = imagen.images(TEXT, MASK, SEEDS)
     order = [2, 0]
@@ -509,7 +509,7 @@ def test_a_stage_samples_by_its_own_settings(sampler: str) -> None:
 
 
 def test_sampling_needs_no_global_randomness() -> None:
-    """The same seeds give the same pictures whatever torch's own generator says, and leave it."""
+    """The same seeds give the same images whatever torch's own generator says, and leave it."""
     imagen = cascade(2, sampler="ddpm")
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -521,7 +521,7 @@ def test_sampling_needs_no_global_randomness() -> None:
 
 
 @pytest.mark.parametrize("length", [32, 64])
-def test_padding_gives_the_same_picture(length: int) -> None:
+def test_padding_gives_the_same_image(length: int) -> None:
     """Fault 3, through the whole cascade: a caption of 5, 32 or 64 tokens of which few count."""
     imagen = cascade(2)
     text = 10 * randn(3, length, 8, seed=7)
@@ -558,8 +558,8 @@ def test_every_state_is_yielded_and_the_last_of_a_stage_is_its_image() -> None:
         assert torch.equal(image, state)
 
 
-def test_starting_from_a_low_resolution_picture() -> None:
-    """The later stages alone give what the whole cascade gave, from the picture it had there."""
+def test_starting_from_a_low_resolution_image() -> None:
+    """The later stages alone give what the whole cascade gave, from the image it had there."""
     imagen = cascade(3)
     base, middle, top = imagen.images(TEXT, MASK, SEEDS)
     again = imagen.images(TEXT, MASK, SEEDS, lowres=base, start=1)
@@ -570,8 +570,8 @@ def test_starting_from_a_low_resolution_picture() -> None:
     torch.testing.assert_close(last, top)
 
 
-def test_a_larger_picture_to_start_from_is_brought_down_first() -> None:
-    """A stage trained on enlarged small pictures gets one, also from a large one."""
+def test_a_larger_image_to_start_from_is_brought_down_first() -> None:
+    """A stage trained on enlarged small images gets one, also from a large one."""
     imagen = cascade(2)
     large = randn(3, 3, 8, 8).clamp(-1, 1)
     (a,) = imagen.images(TEXT, MASK, SEEDS, lowres=large, start=1)
@@ -600,7 +600,7 @@ def test_sampling_errors_say_what_would_be_right(changes: dict[str, Any], messag
 
 
 @pytest.mark.parametrize("make", [base_stage, super_stage])
-def test_a_stage_by_itself_wants_the_right_low_resolution_picture(
+def test_a_stage_by_itself_wants_the_right_low_resolution_image(
     make: Callable[[], Stage],
 ) -> None:
     """A base stage takes none, a super-resolution stage needs one."""

@@ -275,7 +275,7 @@ def test_residual_block_starts_as_its_shortcut(out_channels: int) -> None:
 
 
 def test_residual_block_scales_and_shifts_by_the_condition() -> None:
-    """(1 + scale) norm + shift, one scale and shift per picture and channel."""
+    """(1 + scale) norm + shift, one scale and shift per image and channel."""
     residual = ResidualBlock(8, 16, cond_dim=4, dropout=0.0)
     perturb(residual)
     x, cond = randn(2, 8, 4, 4), randn(2, 4, seed=1)

@@ -236,7 +236,7 @@ def test_sanitizing_leaves_everything_but_times() -> None:
     for one, other in {
         "drawn in 1.5 s": "drawn in 12 s",
         "80 ms a step": "95.1 ms a step",
-        "412 pictures/s": "97.3 pictures/s",
+        "412 images/s": "97.3 images/s",
     }.items():
         assert sanitize(one) == sanitize(other) != one
 
@@ -288,7 +288,7 @@ def test_notebook_is_stored_clean(path: Path, tmp_path: Path) -> None:
 
 @every_run_notebook
 def test_outputs_are_free_of_errors_warnings_and_progress_bars(path: Path) -> None:
-    """Nothing on stderr, no exception, no bar, no figure object's name instead of a picture."""
+    """Nothing on stderr, no exception, no bar, no figure object's name instead of an image."""
     notebook = read(path)
     assert [o.text for o in outputs(notebook) if o.get("name") == "stderr"] == []
     assert [o.ename for o in outputs(notebook) if o.output_type == "error"] == []
@@ -297,8 +297,8 @@ def test_outputs_are_free_of_errors_warnings_and_progress_bars(path: Path) -> No
 
 
 @every_run_notebook
-def test_every_picture_is_a_png_with_alt_text(path: Path) -> None:
-    """Who cannot see a picture is told in a sentence what it shows."""
+def test_every_image_is_a_png_with_alt_text(path: Path) -> None:
+    """Who cannot see an image is told in a sentence what it shows."""
     for output in outputs(read(path)):
         kinds = {kind for kind in output.get("data", {}) if kind.startswith("image/")}
         assert kinds <= {"image/png"}

@@ -132,7 +132,7 @@ def test_readme_has_no_figure_left_to_measure() -> None:
 
 
 def test_readme_links_to_files_that_are_there() -> None:
-    """Pictures and links within the repository lead somewhere."""
+    """Images and links within the repository lead somewhere."""
     links = re.findall(r"\]\((?!https://|#)([^)]+)\)", README)
     assert "assets/contact_sheet.png" in links and "LICENSE" in links
     assert [link for link in links if not (ROOT / link).exists()] == []

@@ -18,15 +18,15 @@ SHAPES = PRETRAINED / "shapes"
 
 
 def test_the_shipped_model_draws_held_out_captions() -> None:
-    """At least 0.95 exact match of its 64-pixel pictures, on captions of no training picture."""
+    """At least 0.95 exact match of its 64-pixel images, on captions of no training image."""
     captions = ShapesDataset(FULL, 60, 16, seed=4321, held_out=True).captions
     imagen = load_imagen("shapes")
     encode = load_text_encoder(imagen.config.text_encoder).encode
-    pictures = draw(imagen, encode, captions, range(60))[-1]
-    assert pictures.shape == (60, 3, 64, 64)
-    fidelity = caption_fidelity(pictures, captions)
+    images = draw(imagen, encode, captions, range(60))[-1]
+    assert images.shape == (60, 3, 64, 64)
+    fidelity = caption_fidelity(images, captions)
     assert fidelity.exact_match >= 0.95, fidelity
-    shuffled = caption_fidelity(pictures, [*captions[1:], captions[0]])
+    shuffled = caption_fidelity(images, [*captions[1:], captions[0]])
     assert shuffled.exact_match < 0.2
 
 

@@ -185,22 +185,22 @@ def test_samples_have_the_mean_and_variance_of_the_data(name, eta):
 
 @pytest.mark.parametrize("name", list(SAMPLERS))
 def test_a_sure_denoiser_is_obeyed_exactly(name):
-    """If x_hat is always the same picture, that picture is the sample, whatever the steps."""
+    """If x_hat is always the same image, that image is the sample, whatever the steps."""
     schedule, z = NoiseSchedule(), normal(0, 2, 3, 4, 4)
-    picture = normal(1, 2, 3, 4, 4)
-    sample = run(name, lambda z, t: picture, z, schedule, schedule.times(8), lambda: normal(2, 1))
-    torch.testing.assert_close(sample, picture, rtol=0, atol=1e-12)
+    image = normal(1, 2, 3, 4, 4)
+    sample = run(name, lambda z, t: image, z, schedule, schedule.times(8), lambda: normal(2, 1))
+    torch.testing.assert_close(sample, image, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ODE_SAMPLERS)
 def test_ode_samplers_keep_the_noise_of_a_sure_denoiser(name):
     """A constant x_hat makes the exact flow alpha_s x + sigma_s eps, in steps of any size."""
-    schedule, picture, eps = NoiseSchedule(), normal(1, 2, 3, 4, 4), normal(2, 2, 3, 4, 4)
+    schedule, image, eps = NoiseSchedule(), normal(1, 2, 3, 4, 4), normal(2, 2, 3, 4, 4)
     times = torch.tensor([0.9, 0.6, 0.25], dtype=torch.float64)
     alpha, sigma = schedule.alpha_sigma(times)
-    z = alpha[0] * picture + sigma[0] * eps
-    sample = run(name, lambda z, t: picture, z, schedule, times)
-    torch.testing.assert_close(sample, alpha[2] * picture + sigma[2] * eps)
+    z = alpha[0] * image + sigma[0] * eps
+    sample = run(name, lambda z, t: image, z, schedule, times)
+    torch.testing.assert_close(sample, alpha[2] * image + sigma[2] * eps)
 
 
 def test_ddim_at_eta_1_is_ddpm():
@@ -262,7 +262,7 @@ def test_heun_calls_the_denoiser_twice_a_step_but_once_at_the_end():
     assert len(calls) == 9
 
 
-def test_a_picture_depends_on_its_own_seed_alone():
+def test_a_image_depends_on_its_own_seed_alone():
     """Image i is the same in any batch, at any place, next to any neighbours."""
     schedule = NoiseSchedule()
 

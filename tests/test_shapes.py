@@ -127,7 +127,7 @@ def test_about_a_tenth_of_the_pairs_is_held_out(world: World) -> None:
 
 @BOTH_WORLDS
 def test_training_never_shows_a_held_out_pair(world: World) -> None:
-    """Neither in the captions nor in the pictures' scenes."""
+    """Neither in the captions nor in the images' scenes."""
     data = ShapesDataset(world, 1000, side=16)
     for text, scene in zip(data.captions, data.scenes, strict=True):
         assert not _pairs_of(parse_caption(text)) & world.held_out
@@ -204,8 +204,8 @@ def test_two_objects_never_overlap() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_object_never_leaves_the_picture(shape: str) -> None:
-    """Drawn in a frame of twice the size, all of it lies in the quarter that is the picture."""
+def test_an_object_never_leaves_the_image(shape: str) -> None:
+    """Drawn in a frame of twice the size, all of it lies in the quarter that is the image."""
     paired = [(x, y, PAIRED) for x, y in ((0.24, 0.5), (0.76, 0.5), (0.5, 0.24), (0.5, 0.76))]
     for x, y, radius in [*paired, (0.45, 0.45, ALONE), (0.55, 0.55, ALONE)]:
         wide = PlacedObject(shape, "red", 0.25 + x / 2, 0.25 + y / 2, radius / 2)
@@ -235,7 +235,7 @@ def test_places_stay_within_the_jitter() -> None:
 # --- renderings -----------------------------------------------------------------------------------
 
 
-def test_a_picture_is_its_colours() -> None:
+def test_a_image_is_its_colours() -> None:
     """Channels, positions and range: red circle at the left, blue square below at the right."""
     scene = Scene(
         (
@@ -244,12 +244,12 @@ def test_a_picture_is_its_colours() -> None:
         ),
         "white",
     )
-    picture = render([scene], 40)[0]
-    assert picture.shape == (3, 40, 40)
-    assert picture.dtype == torch.float32
+    image = render([scene], 40)[0]
+    assert image.shape == (3, 40, 40)
+    assert image.dtype == torch.float32
 
     def pixel(row: int, column: int) -> tuple[int, ...]:
-        return tuple(((picture[:, row, column] + 1) * 127.5).round().int().tolist())
+        return tuple(((image[:, row, column] + 1) * 127.5).round().int().tolist())
 
     assert pixel(10, 10) == COLOURS["red"]
     assert pixel(24, 30) == COLOURS["blue"]
@@ -257,7 +257,7 @@ def test_a_picture_is_its_colours() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_larger_picture_averages_to_the_smaller(shape: str) -> None:
+def test_a_larger_image_averages_to_the_smaller(shape: str) -> None:
     """Edges are smooth and stand at the same place at every size: no half-pixel shift."""
     scenes = [
         Scene((PlacedObject(shape, "purple", x, y, radius),), "white")
@@ -302,8 +302,8 @@ def test_a_rendering_does_not_depend_on_its_batch() -> None:
         for text in ("a red heart", "a red star above a blue cross")
     )
     scenes = [two, Scene((), "grey"), one]
-    for scene, picture in zip(scenes, render(scenes, 16), strict=True):
-        assert torch.equal(render([scene], 16)[0], picture)
+    for scene, image in zip(scenes, render(scenes, 16), strict=True):
+        assert torch.equal(render([scene], 16)[0], image)
 
 
 def test_a_side_of_nothing_is_an_error() -> None:
@@ -315,7 +315,7 @@ def test_a_side_of_nothing_is_an_error() -> None:
 # --- the data set ---------------------------------------------------------------------------------
 
 
-def test_items_are_pictures_of_their_captions() -> None:
+def test_items_are_images_of_their_captions() -> None:
     """(3, side, side) in [-1, 1], the rendering of the scene up to a rounding to bytes."""
     data = ShapesDataset(FULL, 40, side=24)
     assert len(data) == 40
@@ -347,7 +347,7 @@ def test_an_item_depends_on_seed_and_index_alone() -> None:
 
 
 def test_a_drawn_item_is_kept() -> None:
-    """The second epoch hands out the same picture, and changing one in place harms nothing."""
+    """The second epoch hands out the same image, and changing one in place harms nothing."""
     data = ShapesDataset(MINIMAL, 4, 16)
     first = data[2]["image"]
     kept = first.clone()
@@ -356,7 +356,7 @@ def test_a_drawn_item_is_kept() -> None:
 
 
 def test_a_data_loader_takes_it() -> None:
-    """Batches of pictures and lists of captions."""
+    """Batches of images and lists of captions."""
     batch = next(iter(DataLoader(ShapesDataset(FULL, 8, 16), batch_size=4)))
     assert batch["image"].shape == (4, 3, 16, 16)
     assert len(batch["caption"]) == 4

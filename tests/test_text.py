@@ -281,7 +281,7 @@ def test_corpus_hides_a_true_retelling() -> None:
         description = parse_caption(source)
         assert target == f"<extra_id_0> {retelling(description)}"
         pairs |= {(thing.colour, thing.shape) for thing in description.objects}
-    assert pairs == set(FULL.combinations)  # text may tell of what the pictures hold out
+    assert pairs == set(FULL.combinations)  # text may tell of what the images hold out
 
 
 def test_shipped_encoder_knows_which_colour_belongs_to_which_object(encoder: T5Encoder) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from minimagen import run_directory as directory_module
 from minimagen.data import make_dataset
-from minimagen.imagen import Draws, Imagen, ImagenConfig, Stage, StageConfig
+from minimagen.imagen import Imagen, ImagenConfig, Stage, StageConfig, TrainingNoise
 from minimagen.randomness import generator, seed_of
 from minimagen.run_directory import (
     TrainingDirectory,
@@ -136,9 +136,9 @@ def snapshot(directory: Path) -> dict[str, bytes]:
 def at_draw(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
     """Have ``act`` called in the middle of training step ``number``, counted over all stages."""
     calls = 0
-    draw = Stage.draw
+    draw = Stage.training_noise
 
-    def counting(self: Stage, *args: Any) -> Draws:
+    def counting(self: Stage, *args: Any) -> TrainingNoise:
         nonlocal calls
         if self.training:
             calls += 1
@@ -495,7 +495,7 @@ def test_validation_is_an_exact_mean_on_fixed_noise(cache: EmbeddingCache) -> No
     losses = []
     for place, index in enumerate(loop.data.valid):
         image, text, mask = loop.data.collate([loop.data.dataset[index]])
-        noise = loop.state.ema.draw(1, 0.0, generator(3, 0, 0, place))
+        noise = loop.state.ema.training_noise(1, 0.0, generator(3, 0, 0, place))
         noise = noise._replace(t=torch.tensor([(place + 0.5) / 4]))
         with torch.no_grad():
             losses.append(loop.state.ema(image, text, mask, noise).item())
@@ -581,7 +581,7 @@ def test_accumulated_gradients_are_those_of_all_batches(
         torch.manual_seed(0)
         stage.train()
         images, text, mask = other.data.collate([other.data.dataset[i] for i in indices])
-        noise = stage.draw(4, 0.1, generator(1, 0, 0, 0, number))
+        noise = stage.training_noise(4, 0.1, generator(1, 0, 0, 0, number))
         torch.manual_seed(seed_of(2, 0, 0, 0, number, 0))  # for dropout
         (stage(images, text, mask, noise).mean() / 2).backward()
     for found, due in zip(seen[0], (w.grad for w in stage.parameters()), strict=True):

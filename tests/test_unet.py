@@ -55,7 +55,7 @@ def make(config: UnetConfig) -> Unet:
 
 
 def inputs(config: UnetConfig, side: int = 16) -> dict[str, Tensor | None]:
-    """What a U-Net is given for three pictures."""
+    """What a U-Net is given for three images."""
     lowres = {"lowres": randn(3, 3, side, side, seed=3), "aug_level": torch.tensor([0.1, 0.5, 0.9])}
     return {
         "z": randn(3, 3, side, side, seed=1),
@@ -93,7 +93,7 @@ def test_gradients_flow_to_every_parameter(name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_everything_given_is_seen(name: str) -> None:
-    """Time, text, low-resolution picture and its level: each changes the picture it belongs to."""
+    """Time, text, low-resolution image and its level: each changes the image it belongs to."""
     config = VARIANTS[name]
     unet, given = make(config).eval(), inputs(config)
     out = unet(**given)
@@ -102,7 +102,7 @@ def test_everything_given_is_seen(name: str) -> None:
         other[1] = 0.77 + 0.1 * other[1].flip(-1) if other.ndim > 1 else 0.77
         moved = (unet(**{**given, key: other}) - out).abs().flatten(1).amax(1)
         assert moved[1] > 1e-3, key
-        assert moved[0] < 1e-5 and moved[2] < 1e-5, f"{key} leaks into other pictures"
+        assert moved[0] < 1e-5 and moved[2] < 1e-5, f"{key} leaks into other images"
 
 
 @pytest.mark.parametrize("length", [5, 32, 64])
@@ -179,7 +179,7 @@ def test_efficient_variant_runs_no_block_at_full_resolution() -> None:
 
 
 def test_patches_are_taken_apart_and_put_together() -> None:
-    """With patch = 2 everything runs at half the side, and the picture comes out whole."""
+    """With patch = 2 everything runs at half the side, and the image comes out whole."""
     config = VARIANTS["patch"]
     assert sides_of_blocks(Unet(config), inputs(config)) == [8, 4, 4, 4, 4, 4, 8]
 
@@ -212,7 +212,7 @@ def test_last_convolution_reads_what_the_first_put_out(name: str, scale: float) 
     torch.testing.assert_close(seen["last"], scale * (seen["up"] + seen["stem"]))
 
 
-def test_pictures_need_not_be_square_nor_of_one_side() -> None:
+def test_images_need_not_be_square_nor_of_one_side() -> None:
     """Any height and width that fit the halvings."""
     unet, given = make(TINY), inputs(TINY)
     assert unet(**{**given, "z": randn(3, 3, 8, 20)}).shape == (3, 3, 8, 20)
@@ -238,7 +238,7 @@ def test_bfloat16_agrees_with_float32() -> None:
     ],
 )
 def test_side_multiple_is_the_least_side_that_fits(changes: dict, multiple: int) -> None:
-    """A picture of that side goes through, one a pixel larger is refused, and told why."""
+    """An image of that side goes through, one a pixel larger is refused, and told why."""
     config = dataclasses.replace(TINY, **changes)
     assert config.side_multiple == multiple
     unet, given = Unet(config), inputs(config)
@@ -250,7 +250,7 @@ def test_side_multiple_is_the_least_side_that_fits(changes: dict, multiple: int)
 
 @pytest.mark.parametrize("name", ["base", "lowres"])
 @pytest.mark.parametrize("wrong", [("lowres",), ("aug_level",), ("lowres", "aug_level")])
-def test_low_resolution_picture_is_for_super_resolution(name: str, wrong: tuple[str, ...]) -> None:
+def test_low_resolution_image_is_for_super_resolution(name: str, wrong: tuple[str, ...]) -> None:
     """Given to a base U-Net, or withheld from a super-resolution one: an error says so."""
     config = VARIANTS[name]
     given = inputs(config)

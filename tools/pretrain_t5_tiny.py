@@ -12,8 +12,8 @@ line of this corpus tells one scene twice, and the second telling is the span th
 
 The decoder has one layer and always tells in the same order. To say what is left it can only look
 for an embedding that says "I am the colour of the left one", so the encoder must learn to write
-that. Like any T5, it reads more than the pictures show: combinations of colour and shape that the
-picture model never sees do occur in the text. Only the encoder is kept.
+that. Like any T5, it reads more than the images show: combinations of colour and shape that the
+image model never sees do occur in the text. Only the encoder is kept.
 """
 
 from __future__ import annotations

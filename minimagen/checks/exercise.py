@@ -113,7 +113,7 @@ def summary(statuses: Mapping[str, str]) -> str:
 # --- inputs ---------------------------------------------------------------------------------------
 
 
-class Draw:
+class Inputs:
     """Random inputs that are the same each time: normal, uniform or whole numbers, and masks."""
 
     def __init__(self, seed: int) -> None:

@@ -1,7 +1,7 @@
 """Checks of the exercises of lesson 01, forward diffusion.
 
-Each has the same parts: inputs of several shapes and precisions (``Draw``); what is right, computed
-in another way than a learner would; and what known mistakes give, with the words for each.
+Each has the same parts: inputs of several shapes and precisions (``Inputs``); what is right,
+computed in another way than a learner would; and what known mistakes give, with the words for each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minimagen.checks.exercise import Draw, Lesson, equal, expect, pair_of
+from minimagen.checks.exercise import Inputs, Lesson, equal, expect, pair_of
 
 lesson = Lesson(1)
 progress = lesson.progress
@@ -24,30 +24,30 @@ PRECISIONS = (torch.float32, torch.float64)
 
 
 @lesson.exercise(
-    "Noise a batch of pictures",
+    "Noise a batch of images",
     look="z = alpha x + sigma eps with alpha^2 + sigma^2 = 1, section 2 of the lesson",
 )
 def noising(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """answer(x, eps, alpha) -> z; x and eps (B, C, H, W), alpha (B,) in [0, 1]."""
-    draw = Draw(101)
+    inputs = Inputs(101)
     for dtype in PRECISIONS:
         # in the first shape, alpha fits every axis: whoever takes the wrong one gets no error
         for shape in ((3, 3, 3, 3), (2, 3, 5, 8), (4, 1, 4, 4), (1, 3, 6, 2)):
-            x, eps = draw.normal(*shape, dtype=dtype), draw.normal(*shape, dtype=dtype)
-            alpha = draw.uniform(shape[0], low=0.1, high=0.9, dtype=dtype)
+            x, eps = inputs.normal(*shape, dtype=dtype), inputs.normal(*shape, dtype=dtype)
+            alpha = inputs.uniform(shape[0], low=0.1, high=0.9, dtype=dtype)
             equal(
                 answer(x, eps, alpha),
                 _mix(x, eps, alpha, lambda a, s: (a, s)),
-                "each picture is to be turned down by its own alpha, and its noise, the eps that "
+                "each image is to be turned down by its own alpha, and its noise, the eps that "
                 "was given, to sigma = sqrt(1 - alpha^2)",
                 _other_mixtures(x, eps, alpha),
-                case=f"{shape[0]} pictures of shape {shape[1:]}, an alpha for each",
+                case=f"{shape[0]} images of shape {shape[1:]}, an alpha for each",
             )
-        x, eps = draw.normal(3, 3, 5, 8, dtype=dtype), draw.normal(3, 3, 5, 8, dtype=dtype)
+        x, eps = inputs.normal(3, 3, 5, 8, dtype=dtype), inputs.normal(3, 3, 5, 8, dtype=dtype)
         equal(
             answer(x, eps, torch.tensor([0, 0.6, 1], dtype=dtype)),
             torch.stack([eps[0], 0.6 * x[1] + 0.8 * eps[1], x[2]]),
-            "with alpha = 0 z is the noise itself, and with alpha = 1 the picture itself",
+            "with alpha = 0 z is the noise itself, and with alpha = 1 the image itself",
             case="alpha = 0, 0.6, 1",
         )
 
@@ -55,11 +55,11 @@ def noising(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
 def _mix(
     x: Tensor, eps: Tensor, alpha: Tensor, factors: Callable[[float, float], tuple[float, float]]
 ) -> Tensor:
-    """One picture after the other; factors(alpha, sigma): of the picture and of the noise."""
+    """One image after the other; factors(alpha, sigma): of the image and of the noise."""
     rows = []
-    for picture, its_noise, a in zip(x, eps, alpha.double().tolist(), strict=True):
+    for image, its_noise, a in zip(x, eps, alpha.double().tolist(), strict=True):
         signal, noise = factors(a, math.sqrt(1 - a * a))
-        rows.append(signal * picture + noise * its_noise)
+        rows.append(signal * image + noise * its_noise)
     return torch.stack(rows)
 
 
@@ -72,23 +72,23 @@ def _other_mixtures(x: Tensor, eps: Tensor, alpha: Tensor) -> dict[str, Tensor]:
         "root": mix(lambda a, s: (a, s * s)),
         "the noise is multiplied by 1 - alpha: then alpha + sigma is 1, but it is their squares "
         "that add up to 1": mix(lambda a, s: (a, 1 - a)),
-        "alpha was taken as alpha^2: the picture is multiplied by sqrt(alpha) and the noise by "
+        "alpha was taken as alpha^2: the image is multiplied by sqrt(alpha) and the noise by "
         "sqrt(1 - alpha), as with DDPM's alpha-bar": mix(
             lambda a, s: (math.sqrt(a), math.sqrt(1 - a))
         ),
         "the noise is multiplied by sqrt(1 - alpha); sigma is sqrt(1 - alpha^2)": mix(
             lambda a, s: (a, math.sqrt(1 - a))
         ),
-        "the two are swapped: alpha belongs to the picture, sigma to the noise": mix(
+        "the two are swapped: alpha belongs to the image, sigma to the noise": mix(
             lambda a, s: (s, a)
         ),
-        "the picture is not turned down: alpha is missing": mix(lambda a, s: (1, s)),
+        "the image is not turned down: alpha is missing": mix(lambda a, s: (1, s)),
         "the noise is as loud as ever: sigma is missing": mix(lambda a, s: (a, 1)),
         "the noise is taken off; it is to be added": mix(lambda a, s: (a, -s)),
-        "one alpha was taken for all pictures; each has its own": _mix(
+        "one alpha was taken for all images; each has its own": _mix(
             x, eps, alpha[:1].expand_as(alpha), lambda a, s: (a, s)
         ),
-        "one alpha was taken for all pictures, the mean; each has its own": _mix(
+        "one alpha was taken for all images, the mean; each has its own": _mix(
             x, eps, alpha.mean().expand_as(alpha), lambda a, s: (a, s)
         ),
     }
@@ -96,7 +96,7 @@ def _other_mixtures(x: Tensor, eps: Tensor, alpha: Tensor) -> dict[str, Tensor]:
         if x.shape[axis] == len(alpha):
             turned = x.transpose(0, axis), eps.transpose(0, axis)
             others[
-                f"alpha went along the {name} of the pictures, not along the batch: torch aligns "
+                f"alpha went along the {name} of the images, not along the batch: torch aligns "
                 "shapes from the right"
             ] = _mix(*turned, alpha, lambda a, s: (a, s)).transpose(0, axis)
     return others
@@ -111,10 +111,10 @@ def _other_mixtures(x: Tensor, eps: Tensor, alpha: Tensor) -> dict[str, Tensor]:
 )
 def cosine(answer: Callable[..., Tensor]) -> None:
     """answer(t, s=0.008) -> alpha_t^2; t in [0, 1], any shape."""
-    draw = Draw(102)
+    inputs = Inputs(102)
     for dtype in PRECISIONS:
         for shape in ((7,), (2, 3), ()):
-            t = draw.uniform(*shape, low=0.1, high=0.9, dtype=dtype)
+            t = inputs.uniform(*shape, low=0.1, high=0.9, dtype=dtype)
             for s in (0.008, 0.1):
                 equal(
                     answer(t) if s == 0.008 else answer(t, s),
@@ -182,11 +182,11 @@ def _other_shares(t: Tensor, s: float) -> dict[str, Tensor]:
 )
 def alpha_sigma(answer: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
     """answer(log_snr) -> (alpha, sigma); any shape, accurate in float32 from -20 to 20."""
-    draw = Draw(103)
+    inputs = Inputs(103)
     for dtype in PRECISIONS:
         for log_snr in (
-            draw.uniform(9, low=-3, high=3, dtype=dtype),
-            draw.uniform(2, 1, 3, low=-3, high=3, dtype=dtype),
+            inputs.uniform(9, low=-3, high=3, dtype=dtype),
+            inputs.uniform(2, 1, 3, low=-3, high=3, dtype=dtype),
             torch.linspace(-20, 20, 9, dtype=dtype),
             torch.tensor(20, dtype=dtype),
         ):
@@ -222,7 +222,7 @@ def _other_levels(name: str, log_ratio: Tensor) -> dict[str, Tensor]:
     def root(x: Tensor) -> Tensor:
         return torch.sigmoid(x).sqrt()
 
-    swapped = "alpha and sigma are swapped (a large SNR is a clear picture)"
+    swapped = "alpha and sigma are swapped (a large SNR is a clear image)"
     if name == "sigma":
         swapped = "this is alpha once more: sigma^2 is the sigmoid of -log_snr"
     return {
@@ -251,17 +251,17 @@ def _other_levels(name: str, log_ratio: Tensor) -> dict[str, Tensor]:
 )
 def many_steps(answer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
     """answer(betas, i) -> (signal, noise): z_i = signal x + noise eps; i in 0 ... T, any shape."""
-    draw = Draw(104)
+    inputs = Inputs(104)
     for dtype in PRECISIONS:
         ddpm = torch.linspace(1e-4, 0.02, 1000, dtype=dtype)
-        for betas in (draw.uniform(7, low=0.01, high=0.3, dtype=dtype), ddpm):
+        for betas in (inputs.uniform(7, low=0.01, high=0.3, dtype=dtype), ddpm):
             steps, right = len(betas), _chain(betas)
             # first without i = 0 and i = T: who is off by one is told so, and gets no IndexError
             for i in (
                 torch.arange(1, steps),
                 torch.zeros(2, dtype=torch.int64),
                 torch.arange(steps + 1),
-                draw.whole(2, 3, high=steps + 1),
+                inputs.whole(2, 3, high=steps + 1),
                 torch.tensor(steps),
             ):
                 pair = pair_of(
@@ -340,21 +340,21 @@ def _other_factors(betas: Tensor, i: Tensor) -> dict[str, tuple[Tensor, Tensor]]
 
 
 @lesson.exercise(
-    "A larger picture needs more noise",
+    "A larger image needs more noise",
     look="2301.11093, sec. 3.1: the mean over k x k pixels has its noise divided by k, so alpha / "
     "sigma is to shrink by k, and log(alpha^2 / sigma^2) by 2 log k; section 8 of the lesson",
 )
 def shifting(answer: Callable[..., Tensor]) -> None:
-    """answer(log_snr, side, reference) -> the log-SNR for pictures of that side."""
-    draw = Draw(105)
-    afar = "seen from afar, both pictures should show equally much: alpha / sigma is to be divided "
+    """answer(log_snr, side, reference) -> the log-SNR for images of that side."""
+    inputs = Inputs(105)
+    afar = "seen from afar, both images should show equally much: alpha / sigma is to be divided "
     afar += "by side / reference"
     large = "where log_snr is large, digits get lost, or a bound cuts it off: add to it, and do "
     large += "nothing else"
     for dtype in PRECISIONS:
         for side, reference in ((64, 16), (24, 16), (16, 64), (256, 64), (64, 64)):
             for shape, size, idea in (((3, 2), 6, afar), ((7,), 20, large), ((), 6, afar)):
-                log_snr = draw.uniform(*shape, low=-size, high=size, dtype=dtype)
+                log_snr = inputs.uniform(*shape, low=-size, high=size, dtype=dtype)
                 # by the definition: alpha / sigma, divided by k
                 ratio = (log_snr.double() / 2).exp() / (side / reference)
                 equal(
@@ -370,8 +370,8 @@ def shifting(answer: Callable[..., Tensor]) -> None:
 def _other_shifts(log_snr: Tensor, side: int, reference: int) -> dict[str, Tensor]:
     k = side / reference
     others = {
-        "the wrong way round: a larger picture survives more noise, so it needs MORE of it, a "
-        "smaller log-SNR (and a smaller picture a larger one)": log_snr + 2 * math.log(k),
+        "the wrong way round: a larger image survives more noise, so it needs MORE of it, a "
+        "smaller log-SNR (and a smaller image a larger one)": log_snr + 2 * math.log(k),
         "the factor 2 is missing: log_snr is the logarithm of squares": log_snr - math.log(k),
         "4 log k is too much: the noise of a mean over k^2 pixels falls by k, not by k^2": log_snr
         - 4 * math.log(k),
@@ -388,7 +388,7 @@ def _other_shifts(log_snr: Tensor, side: int, reference: int) -> dict[str, Tenso
         others["side / reference was rounded down: divide by / and not by //"] = (
             log_snr - 2 * math.log(side // reference)
         )
-    others["the side length has no effect; a larger picture needs more noise than the reference, a "
+    others["the side length has no effect; a larger image needs more noise than the reference, a "
            "smaller one less"] = log_snr  # fmt: skip
     return others
 
@@ -402,7 +402,7 @@ def _other_shifts(log_snr: Tensor, side: int, reference: int) -> dict[str, Tenso
 )
 def schedule(answer: Callable[[Tensor], Tensor]) -> None:
     """answer(t) -> log_snr: from 10 or more to -10 or less, most of the time in between."""
-    draw = Draw(106)
+    inputs = Inputs(106)
     for dtype in PRECISIONS:
         t = torch.linspace(0, 1, 2001, dtype=dtype)  # each step is half a thousandth
         log_snr = answer(t)
@@ -413,7 +413,7 @@ def schedule(answer: Callable[[Tensor], Tensor]) -> None:
         first, last = float(log_snr[0]), float(log_snr[-1])
         expect(
             first > last,
-            "log_snr has to fall: t = 0 is the clean picture, t = 1 is noise",
+            "log_snr has to fall: t = 0 is the clean image, t = 1 is noise",
             f"Found:          {first:.4g} at t = 0, {last:.4g} at t = 1",
         )
         expect(
@@ -449,11 +449,11 @@ def schedule(answer: Callable[[Tensor], Tensor]) -> None:
         expect(
             share > 0.599,
             "too little time in between: at least 60 % of it should be spent where neither the "
-            "picture nor the noise has won, |log_snr| < 3",
+            "image nor the noise has won, |log_snr| < 3",
             f"Found:          {100 * share:.1f} %",
         )
         for shape in ((2, 1, 3), ()):
-            times = draw.uniform(*shape, dtype=dtype)
+            times = inputs.uniform(*shape, dtype=dtype)
             alone = torch.stack([answer(time) for time in times.flatten()])
             equal(
                 answer(times),

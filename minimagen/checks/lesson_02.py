@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from minimagen.checks.exercise import Draw, Lesson, close, equal, expect, pair_of
+from minimagen.checks.exercise import Inputs, Lesson, close, equal, expect, pair_of
 from minimagen.diffusion import Denoiser
 from minimagen.samplers import ddim
 from minimagen.schedules import NoiseSchedule
@@ -20,7 +20,7 @@ progress = lesson.progress
 
 PRECISIONS = (torch.float32, torch.float64)
 SHAPES = ((3, 3, 5, 8), (4, 1, 4, 4), (1, 3, 6, 2))
-AT_THE_END = "only one picture is at an end of the path, and all were treated like it: no if here"
+AT_THE_END = "only one image is at an end of the path, and all were treated like it: no if here"
 Sampler = Callable[[Denoiser, Tensor, NoiseSchedule], Iterator[Tensor]]
 
 
@@ -39,11 +39,11 @@ def _turned(angle: Tensor) -> tuple[Tensor, Tensor]:
 )
 def views(answer: Callable[..., Tensor]) -> None:
     """answer(kind, out, z, alpha, sigma) -> x_hat; out and z (B, C, H, W), levels (B, 1, 1, 1)."""
-    draw = Draw(201)
+    inputs = Inputs(201)
     for dtype in PRECISIONS:
         for shape in SHAPES:
-            x, eps = draw.normal(*shape, dtype=dtype), draw.normal(*shape, dtype=dtype)
-            alpha, sigma = _turned(draw.uniform(shape[0], low=0.2, high=1.3, dtype=dtype))
+            x, eps = inputs.normal(*shape, dtype=dtype), inputs.normal(*shape, dtype=dtype)
+            alpha, sigma = _turned(inputs.uniform(shape[0], low=0.2, high=1.3, dtype=dtype))
             z = alpha * x + sigma * eps
             outputs = {
                 "eps": eps,
@@ -55,13 +55,13 @@ def views(answer: Callable[..., Tensor]) -> None:
                 equal(
                     answer(kind, out, z, alpha, sigma),
                     x,
-                    f"from kind = '{kind}' the clean picture does not come back: write down what "
+                    f"from kind = '{kind}' the clean image does not come back: write down what "
                     f"{kind} is, put z = alpha x + sigma eps in, and solve for x",
                     _other_views(kind, out, z, alpha, sigma),
-                    case=f"kind = '{kind}', {shape[0]} pictures of shape {shape[1:]}",
+                    case=f"kind = '{kind}', {shape[0]} images of shape {shape[1:]}",
                 )
-    # v keeps all its digits where hardly any of the picture is left, and so does x
-    x, eps = draw.normal(2, 3, 4, 5), draw.normal(2, 3, 4, 5)
+    # v keeps all its digits where hardly any of the image is left, and so does x
+    x, eps = inputs.normal(2, 3, 4, 5), inputs.normal(2, 3, 4, 5)
     alpha = torch.tensor([1e-4, 0.0]).reshape(-1, 1, 1, 1)
     sigma = (1 - alpha**2).sqrt()
     for kind, out in (("x", x), ("v", alpha * eps - sigma * x)):
@@ -78,7 +78,7 @@ def _other_views(
     kind: str, out: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor
 ) -> dict[str, Tensor]:
     """What comes out if an equation is mistaken for another."""
-    swapped = "alpha and sigma are swapped: alpha belongs to the picture, sigma to the noise"
+    swapped = "alpha and sigma are swapped: alpha belongs to the image, sigma to the noise"
     if kind == "eps":
         return {
             "with the noise taken off, alpha x is left: divide it by alpha": z - sigma * out,
@@ -93,8 +93,8 @@ def _other_views(
         }
     if kind == "x":
         return {
-            "z came back: for kind = 'x' the output is the clean picture already": z,
-            "for kind = 'x' the output is the clean picture already; this is the noise that it "
+            "z came back: for kind = 'x' the output is the clean image already": z,
+            "for kind = 'x' the output is the clean image already; this is the noise that it "
             "implies": (z - alpha * out) / sigma,
         }
     if kind == "v":
@@ -133,16 +133,16 @@ def _other_views(
 )
 def posterior(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
     """answer(x, z_t, alpha_s, sigma_s, alpha_t, sigma_t) -> (mean, variance) of q(z_s | z_t, x)."""
-    draw = Draw(202)
+    inputs = Inputs(202)
     two = "two tensors are due: return mean, variance"
     for dtype in PRECISIONS:
         for shape in SHAPES:
-            x, z = draw.normal(*shape, dtype=dtype), draw.normal(*shape, dtype=dtype)
-            early = draw.uniform(shape[0], low=0.3, high=0.7, dtype=dtype)
-            late = early + draw.uniform(shape[0], low=0.2, high=0.7, dtype=dtype)
+            x, z = inputs.normal(*shape, dtype=dtype), inputs.normal(*shape, dtype=dtype)
+            early = inputs.uniform(shape[0], low=0.3, high=0.7, dtype=dtype)
+            late = early + inputs.uniform(shape[0], low=0.2, high=0.7, dtype=dtype)
             levels = (*_turned(early), *_turned(late))
             mean, variance = pair_of(answer(x, z, *levels), two)
-            case = f"{shape[0]} pictures of shape {shape[1:]}, two levels for each"
+            case = f"{shape[0]} images of shape {shape[1:]}, two levels for each"
             right_mean, right_variance = _regression(x, z, *levels)
             equal(
                 variance,
@@ -161,7 +161,7 @@ def posterior(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
                 _other_means(x, z, *levels),
                 case=f"the mean; {case}",
             )
-    x, z = draw.normal(2, 3, 4, 5), draw.normal(2, 3, 4, 5)
+    x, z = inputs.normal(2, 3, 4, 5), inputs.normal(2, 3, 4, 5)
     clean, now = _turned(torch.tensor([0.0, 0.4])), _turned(torch.tensor([0.5, 0.9]))
     pure, then = _turned(torch.tensor([1.5, 1.2])), _turned(torch.tensor([0.9, 0.4]))
     pure[0][0], pure[1][0] = 0, 1
@@ -274,26 +274,26 @@ Fit = Callable[[float, float], float]
 )
 def best_denoiser(answer: Callable[..., Tensor]) -> None:
     """answer(z, data, alpha, sigma) -> E[x | z]; z (B, C, H, W), data (K, C, H, W)."""
-    draw = Draw(203)
+    inputs = Inputs(203)
     for dtype in PRECISIONS:
         tolerance = 2e-4 if dtype == torch.float32 else 1e-9
         for shape, many in (((3, 3, 2, 4), 7), ((5, 1, 4, 4), 2), ((1, 2, 3, 1), 9)):
-            data = 0.4 * draw.normal(many, *shape[1:], dtype=dtype)
-            z = draw.normal(*shape, dtype=dtype)
-            alpha, sigma = _turned(draw.uniform(shape[0], low=0.6, high=1.3, dtype=dtype))
+            data = 0.4 * inputs.normal(many, *shape[1:], dtype=dtype)
+            z = inputs.normal(*shape, dtype=dtype)
+            alpha, sigma = _turned(inputs.uniform(shape[0], low=0.6, high=1.3, dtype=dtype))
             equal(
                 answer(z, data, alpha, sigma),
                 best_guess(z, data, alpha, sigma),
                 "each x_hat is to be the mean of the data, weighted by how well each of them "
                 "explains this z with its own alpha and sigma",
                 _other_guesses(z, data, alpha, sigma),
-                case=f"{shape[0]} noisy pictures of shape {shape[1:]}, {many} in the data",
+                case=f"{shape[0]} noisy images of shape {shape[1:]}, {many} in the data",
                 tolerance=tolerance,
             )
-        # hardly any noise, two pictures nearly the same; and a z that none of them explains well
-        data = draw.normal(6, 3, 2, 3, dtype=dtype)
-        data[1] = data[0] + 0.01 * draw.normal(3, 2, 3, dtype=dtype)
-        noise = draw.normal(4, 3, 2, 3, dtype=dtype)
+        # hardly any noise, two images nearly the same; and a z that none of them explains well
+        data = inputs.normal(6, 3, 2, 3, dtype=dtype)
+        data[1] = data[0] + 0.01 * inputs.normal(3, 2, 3, dtype=dtype)
+        noise = inputs.normal(4, 3, 2, 3, dtype=dtype)
         alpha, sigma = _turned(torch.tensor([1e-4, 1e-3, 0.01, 0.05], dtype=dtype))
         near, far = alpha * data[[3, 0, 5, 0]] + sigma * noise, 20 * noise
         for z, case in ((near, "close to the data"), (far, "far from all data")):
@@ -301,13 +301,13 @@ def best_denoiser(answer: Callable[..., Tensor]) -> None:
             expect(
                 not isinstance(found, Tensor) or bool(found.isfinite().all()),
                 "not finite: with little noise exp(-|z - alpha x|^2 / (2 sigma^2)) is 0 for every "
-                "picture, and 0 / 0 is nan. torch.softmax subtracts the largest exponent first",
+                "image, and 0 / 0 is nan. torch.softmax subtracts the largest exponent first",
                 f"Tried with:     sigma between 0.0001 and 0.05, z {case}",
             )
             equal(
                 found,
                 best_guess(z, data, alpha, sigma),
-                "with little noise only the nearest pictures count, and they have to count fully: "
+                "with little noise only the nearest images count, and they have to count fully: "
                 "sigma may neither be kept from becoming small nor be added to",
                 {
                     "all weights became 0: exp underflows when sigma is small, and nothing added "
@@ -317,7 +317,7 @@ def best_denoiser(answer: Callable[..., Tensor]) -> None:
                 case=f"sigma between 0.0001 and 0.05, z {case}",
                 tolerance=tolerance,
             )
-    data, z = draw.normal(5, 1, 3, 2), draw.normal(2, 1, 3, 2)
+    data, z = inputs.normal(5, 1, 3, 2), inputs.normal(2, 1, 3, 2)
     none, one = torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1)
     equal(
         answer(z, data, none, one),
@@ -330,13 +330,13 @@ def best_denoiser(answer: Callable[..., Tensor]) -> None:
     equal(
         answer(z, twice, alpha, sigma),
         best_guess(z, twice, alpha, sigma),
-        "a picture that is in the data three times counts three times",
+        "an image that is in the data three times counts three times",
         {
-            "a picture that is in the data three times counted once": best_guess(
+            "an image that is in the data three times counted once": best_guess(
                 z, data, alpha, sigma
             )
         },
-        case="data with a picture three times",
+        case="data with an image three times",
         tolerance=2e-4,
     )
 
@@ -378,7 +378,7 @@ def _other_guesses(z: Tensor, data: Tensor, alpha: Tensor, sigma: Tensor) -> dic
         "torch.softmax needs no such thing": torch.einsum(
             "bk,kchw->bchw", exponent.exp() / (exponent.exp().sum(1, keepdim=True) + 1e-8), data
         ),
-        "every pixel has weights of its own; a picture has one weight: the squares of all its "
+        "every pixel has weights of its own; an image has one weight: the squares of all its "
         "pixels are added up first": (pixel_weights * data).sum(1),
         "the 2 of 2 sigma^2 is missing": guess(lambda d, s: -d / (s * s)),
         "sigma where sigma^2 belongs: the exponent of a Gaussian is divided by its variance": guess(
@@ -392,14 +392,14 @@ def _other_guesses(z: Tensor, data: Tensor, alpha: Tensor, sigma: Tensor) -> dic
         "the squares of all pixels are added up; here their mean was taken": guess(
             lambda d, s: -d / pixels / (2 * s * s)
         ),
-        "z is compared with x_k; but a picture x_k would be seen as alpha x_k": guess(
+        "z is compared with x_k; but an image x_k would be seen as alpha x_k": guess(
             lambda d, s: -d / (2 * s * s), alpha=torch.ones_like(alpha)
         ),
         "z / alpha is compared with x_k, but then the noise is sigma / alpha": guess(
             lambda d, s: -d / (2 * s * s), sigma=sigma * alpha
         ),
         "this is the mean of alpha x, what is asked for is the mean of x": alpha * right,
-        "this is the nearest picture; what is asked for is the mean of all, weighted": data[
+        "this is the nearest image; what is asked for is the mean of all, weighted": data[
             square.argmin(1)
         ],
         "all data count the same": data.mean(0).expand_as(z),
@@ -415,13 +415,13 @@ def _other_guesses(z: Tensor, data: Tensor, alpha: Tensor, sigma: Tensor) -> dic
 )
 def ddim_step(answer: Callable[..., Tensor]) -> None:
     """answer(z, x_hat, alpha_t, sigma_t, alpha_s, sigma_s, eta, noise) -> z_s."""
-    draw = Draw(204)
+    inputs = Inputs(204)
     for dtype in PRECISIONS:
         for shape in SHAPES:
-            z, x = draw.normal(*shape, dtype=dtype), draw.normal(*shape, dtype=dtype)
-            noise = draw.normal(*shape, dtype=dtype)
-            early = draw.uniform(shape[0], low=0.3, high=0.7, dtype=dtype)
-            late = early + draw.uniform(shape[0], low=0.2, high=0.7, dtype=dtype)
+            z, x = inputs.normal(*shape, dtype=dtype), inputs.normal(*shape, dtype=dtype)
+            noise = inputs.normal(*shape, dtype=dtype)
+            early = inputs.uniform(shape[0], low=0.3, high=0.7, dtype=dtype)
+            late = early + inputs.uniform(shape[0], low=0.2, high=0.7, dtype=dtype)
             levels = (*_turned(late), *_turned(early))
             for eta in (0.0, 0.6, 1.0):
                 equal(
@@ -434,9 +434,9 @@ def ddim_step(answer: Callable[..., Tensor]) -> None:
                     "is the smaller of the two): sqrt(1 - rho) of eps_hat stays, and sqrt(rho) of "
                     "the given noise is added",
                     _other_steps(z, x, *levels, eta, noise),
-                    case=f"eta = {eta:g}, {shape[0]} pictures of shape {shape[1:]}",
+                    case=f"eta = {eta:g}, {shape[0]} images of shape {shape[1:]}",
                 )
-    z, x, noise = (draw.normal(2, 3, 4, 5) for _ in range(3))
+    z, x, noise = (inputs.normal(2, 3, 4, 5) for _ in range(3))
     levels = (*_turned(torch.tensor([0.02, 1.2])), *_turned(torch.tensor([0.0, 0.5])))
     for eta in (0.0, 1.0):
         equal(
@@ -469,7 +469,7 @@ def _paper_step(
     eta: float,
     noise: Tensor,
 ) -> Tensor:
-    """2010.02502, eq. 12 and 16, with the paper's alpha = our alpha^2; one picture by another."""
+    """2010.02502, eq. 12 and 16, with the paper's alpha = our alpha^2; one image by another."""
     rows = []
     for i in range(len(z)):
         bar_t, bar_s = alpha_t[i].double() ** 2, alpha_s[i].double() ** 2
@@ -561,13 +561,13 @@ def _other_steps(
 )
 def min_snr(answer: Callable[..., Tensor]) -> None:
     """answer(kind, out, x, eps, alpha, sigma, gamma=5.0) -> loss (B,); kind eps, x or v."""
-    draw = Draw(205)
+    inputs = Inputs(205)
     for dtype in PRECISIONS:
         for shape in SHAPES:
-            x, eps = draw.normal(*shape, dtype=dtype), draw.normal(*shape, dtype=dtype)
+            x, eps = inputs.normal(*shape, dtype=dtype), inputs.normal(*shape, dtype=dtype)
             # SNR = 1 / tan^2 of the angle: from 44 to 1 / 8, so on both sides of every gamma
             alpha, sigma = _turned(torch.linspace(0.15, 1.23, shape[0], dtype=dtype))
-            out = draw.normal(*shape, dtype=dtype)
+            out = inputs.normal(*shape, dtype=dtype)
             for kind in ("eps", "x", "v"):
                 for gamma in (2.0, 5.0):
                     arguments = (kind, out, x, eps, alpha, sigma)
@@ -575,13 +575,13 @@ def min_snr(answer: Callable[..., Tensor]) -> None:
                     equal(
                         found,
                         _loss_of_x(*arguments, gamma),
-                        f"kind = '{kind}': each picture's loss is the mean of min(SNR, gamma) "
+                        f"kind = '{kind}': each image's loss is the mean of min(SNR, gamma) "
                         "(x - x_hat)^2 over its pixels, with its own SNR",
                         _other_losses(*arguments, gamma),
-                        case=f"kind = '{kind}', gamma = {gamma:g}, {shape[0]} pictures of shape "
+                        case=f"kind = '{kind}', gamma = {gamma:g}, {shape[0]} images of shape "
                         f"{shape[1:]}",
                     )
-    x, eps, out = (draw.normal(2, 3, 4, 5) for _ in range(3))
+    x, eps, out = (inputs.normal(2, 3, 4, 5) for _ in range(3))
     alpha, sigma = _turned(torch.tensor([0.3, 1.1]))
     for kind in ("eps", "x", "v"):
         learning = out.clone().requires_grad_()
@@ -601,7 +601,7 @@ def min_snr(answer: Callable[..., Tensor]) -> None:
             case=f"kind = '{kind}'",
         )
     alpha, sigma = _turned(torch.tensor([1e-3, 1.57], dtype=torch.float64))
-    x, eps, out = (draw.normal(2, 3, 4, 5, dtype=torch.float64) for _ in range(3))
+    x, eps, out = (inputs.normal(2, 3, 4, 5, dtype=torch.float64) for _ in range(3))
     for kind in ("eps", "v"):
         equal(
             answer(kind, out, x, eps, alpha, sigma),
@@ -615,7 +615,7 @@ def min_snr(answer: Callable[..., Tensor]) -> None:
 def _loss_of_x(
     kind: str, out: Tensor, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, gamma: float
 ) -> Tensor:
-    """By the definition: make x_hat of the output, and weigh its error; one picture by another."""
+    """By the definition: make x_hat of the output, and weigh its error; one image by another."""
     losses = []
     for i in range(len(x)):
         a, s = alpha[i].double(), sigma[i].double()
@@ -645,12 +645,12 @@ def _other_losses(
         "max where min belongs: gamma caps the weight": loss(snr.clamp(min=gamma) / factor),
         "the weight is not capped by gamma": loss(snr / factor),
         "gamma is not used, 5 stands in its place": loss(snr.clamp(max=5.0) / factor),
-        "this is the mean over the batch too: a number for each picture is due": loss(right).mean(),
-        "this is the loss of each pixel: take the mean over the pixels of a picture": right
+        "this is the mean over the batch too: a number for each image is due": loss(right).mean(),
+        "this is the loss of each pixel: take the mean over the pixels of an image": right
         * (out - goal) ** 2,
         "this is the sum over the pixels; their mean is due": loss(right) * x[0].numel(),
         "the errors have to be squared": (right * (out - goal).abs()).flatten(1).mean(1),
-        "one weight for the whole batch: each picture has its own SNR": loss(right.mean()),
+        "one weight for the whole batch: each image has its own SNR": loss(right.mean()),
     }
     for words, taken in (
         ("the squares are missing", alpha / sigma),
@@ -741,14 +741,14 @@ class World:
 
 
 def worlds() -> tuple[World, World]:
-    """The spiral of the lesson, and a dozen pictures of 2 x 2 pixels in colour."""
+    """The spiral of the lesson, and a dozen images of 2 x 2 pixels in colour."""
     along = torch.linspace(0.04, 1, 48, dtype=torch.float64)
     angle = 3.5 * math.pi * along.sqrt()
     spiral = along.sqrt()[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
-    pictures = Draw(206).uniform(12, 3, 2, 2, low=-1, dtype=torch.float64)
+    images = Inputs(206).uniform(12, 3, 2, 2, low=-1, dtype=torch.float64)
     return (
         World("the spiral", spiral[..., None, None], 0.05, NoiseSchedule()),
-        World("the pictures", pictures, 0.2, NoiseSchedule()),
+        World("the images", images, 0.2, NoiseSchedule()),
     )
 
 
@@ -757,7 +757,7 @@ def distance(sampler: Sampler, world: World) -> float:
 
     DDIM takes as many steps as a sampler may call the denoiser, at evenly spaced times.
     """
-    z = Draw(207).normal(64, *world.centres.shape[1:], dtype=torch.float64)
+    z = Inputs(207).normal(64, *world.centres.shape[1:], dtype=torch.float64)
     exact = world.flow(z)[-1]
 
     def off(states: Iterator[Tensor]) -> float:
@@ -790,7 +790,7 @@ class _Counted:
         )
         expect(
             isinstance(t, Tensor) and t.shape == self.shape[:1] and t.is_floating_point(),
-            "denoise(z, t) takes one time for each picture, a tensor (B,): t.expand(len(z)), or "
+            "denoise(z, t) takes one time for each image, a tensor (B,): t.expand(len(z)), or "
             "torch.full((len(z),), t, dtype=z.dtype)",
         )
         expect(((t >= 0) & (t <= 1)).all(), "a time lies in [0, 1]", f"Found:          {t[0]:.4g}")
@@ -851,14 +851,14 @@ def _walk(answer: Sampler, world: World, z: Tensor) -> list[Tensor]:
 )
 def own_sampler(answer: Sampler) -> None:
     """answer(denoise, z, schedule) yields states; 10 calls; half of DDIM's distance or less."""
-    draw = Draw(208)
-    spiral, pictures = worlds()
-    z = draw.normal(16, 2, 1, 1, dtype=torch.float64)
+    inputs = Inputs(208)
+    spiral, images = worlds()
+    z = inputs.normal(16, 2, 1, 1, dtype=torch.float64)
     states = _walk(answer, spiral, z)
     torch.manual_seed(1)
     expect(
         torch.equal(_walk(answer, spiral, z)[-1], states[-1]),
-        "the same z gave two different samples: no dice here, one noise is one picture",
+        "the same z gave two different samples: no dice here, one noise is one image",
     )
     # one point: x_hat is known and never changes, so that every solver can be exact
     point = World("one point", torch.full((1, 2, 1, 1), 0.5, dtype=torch.float64), 0.0,
@@ -886,7 +886,7 @@ def own_sampler(answer: Sampler) -> None:
         "with another noise schedule it does just the same: take alpha and sigma from the schedule "
         "that is given, schedule.alpha_sigma(t)",
     )
-    for world in (spiral, pictures):
+    for world in (spiral, images):
         ratio = distance(answer, world)
         found = f"Found:          {ratio:.2f} of DDIM's distance to the exact flow ({world.name})"
         expect(
@@ -903,7 +903,7 @@ def own_sampler(answer: Sampler) -> None:
             "the steps shorter towards t = 0",
             found,
         )
-    shifted = World("another schedule", pictures.centres, 0.2, NoiseSchedule(shift=0.5))
+    shifted = World("another schedule", images.centres, 0.2, NoiseSchedule(shift=0.5))
     ratio = distance(answer, shifted)
     expect(
         ratio <= 1.5,
@@ -914,6 +914,6 @@ def own_sampler(answer: Sampler) -> None:
     alone = _walk(answer, spiral, z[:1])[-1]
     expect(
         close(alone, states[-1][:1], 1e-6),
-        "a picture comes out differently when it is alone in its batch: each is to be on its own",
+        "an image comes out differently when it is alone in its batch: each is to be on its own",
     )
-    _walk(answer, pictures, draw.normal(3, 3, 2, 2))  # in float32
+    _walk(answer, images, inputs.normal(3, 3, 2, 2))  # in float32

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minimagen.checks.exercise import Draw, Lesson, Wrong, close, equal, expect
+from minimagen.checks.exercise import Inputs, Lesson, Wrong, close, equal, expect
 from minimagen.data.shapes import MINIMAL, ShapesDataset
 from minimagen.diffusion import q_sample
 from minimagen.schedules import NoiseSchedule, expand
@@ -47,10 +47,10 @@ def _sines_cosines(tau: Tensor, omega: Tensor) -> Tensor:
 )
 def clock(answer: Callable[[Tensor, int], Tensor]) -> None:
     """answer(t, dim) -> (B, dim); t (B,) in [0, 1], dim even."""
-    draw = Draw(301)
+    inputs = Inputs(301)
     for dtype in PRECISIONS:
         for dim, batch in ((32, 5), (6, 3), (2, 4), (16, 1)):
-            t = draw.uniform(batch, dtype=dtype)
+            t = inputs.uniform(batch, dtype=dtype)
             if batch > 2:
                 t[0], t[-1] = 0, 1
             half = dim // 2
@@ -104,7 +104,7 @@ def clock(answer: Callable[[Tensor, int], Tensor]) -> None:
 
 
 def _normalise_slowly(h: Tensor, groups: int) -> Tensor:
-    """Group normalisation by the definition: one group of one picture after the other."""
+    """Group normalisation by the definition: one group of one image after the other."""
     out = torch.empty_like(h)
     size = h.shape[1] // groups
     for b in range(len(h)):
@@ -124,17 +124,17 @@ def _normalise(h: Tensor, *dims: int, root: float = 0.5, correction: int = 0) ->
 @lesson.exercise(
     "Normalise, then let the time speak",
     look="(1 + a) h^ + b, h^ = group normalisation of h, from each group of channels of each "
-    'picture; sections "Group normalisation and SiLU" and "scale and shift" of the lesson',
+    'image; sections "Group normalisation and SiLU" and "scale and shift" of the lesson',
 )
 def scale_and_shift(answer: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """answer(h, scale_shift, groups) -> (B, C, H, W); h (B, C, H, W), scale_shift (B, 2C)."""
-    draw = Draw(302)
+    inputs = Inputs(302)
     for dtype in PRECISIONS:
         for shape, groups in (((3, 8, 4, 5), 2), ((2, 12, 1, 3), 3), ((1, 4, 6, 3), 4)):
             for size in (3.0, 0.01):  # at 0.01 the 1e-5 below the root counts
-                h = size * (draw.normal(*shape, dtype=dtype) + 0.5)
+                h = size * (inputs.normal(*shape, dtype=dtype) + 0.5)
                 h[0, : shape[1] // groups] = 0.5  # a group without variance: nothing to divide by
-                scale_shift = draw.normal(shape[0], 2 * shape[1], dtype=dtype)
+                scale_shift = inputs.normal(shape[0], 2 * shape[1], dtype=dtype)
                 high = h.double()
                 a, b = scale_shift.double()[:, :, None, None].chunk(2, dim=1)
                 in_turn = scale_shift.double()[:, :, None, None]
@@ -156,8 +156,8 @@ def scale_and_shift(answer: Callable[[Tensor, Tensor, int], Tensor]) -> None:
                 equal(
                     found,
                     ((1 + a) * hat + b).to(dtype),
-                    "mean and variance are those of one group of channels of one picture; then "
-                    "every channel of every picture has its own scale and shift",
+                    "mean and variance are those of one group of channels of one image; then "
+                    "every channel of every image has its own scale and shift",
                     {
                         "the 1 in (1 + a) is missing: with a scale of 0, where a network starts, "
                         "the feature map would vanish": a * hat + b,
@@ -173,7 +173,7 @@ def scale_and_shift(answer: Callable[[Tensor, Tensor, int], Tensor]) -> None:
                         "scale and shift have no influence": hat,
                         "the scale has no influence": hat + b,
                         "the shift has no influence": (1 + a) * hat,
-                        "scale and shift of the first picture were taken for all": (
+                        "scale and shift of the first image were taken for all": (
                             (1 + a[:1]) * hat + b[:1]
                         ),
                         "the mean is taken away, but the variance is not divided away": (1 + a)
@@ -199,17 +199,17 @@ def scale_and_shift(answer: Callable[[Tensor, Tensor, int], Tensor]) -> None:
                         "1e-5 is to be added to the variance, below the root": (
                             (1 + a) * root_first.reshape(shape) + b
                         ),
-                        "mean and variance are taken over all pictures of the batch; each picture "
+                        "mean and variance are taken over all images of the batch; each image "
                         "is normalised by itself": (1 + a) * group(0, 2, 3, 4).reshape(shape) + b,
-                        "mean and variance are those of a channel in all pictures (batch "
+                        "mean and variance are those of a channel in all images (batch "
                         "normalisation); they are to be those of a group of channels in one "
-                        "picture": (1 + a) * _normalise(high, 0, 2, 3) + b,
+                        "image": (1 + a) * _normalise(high, 0, 2, 3) + b,
                         "mean and variance are taken in each channel by itself; a group has "
                         "C / groups of them": (1 + a) * _normalise(high, 2, 3) + b,
                         "mean and variance are taken over all channels together; each group has "
                         "its own": (1 + a) * _normalise(high, 1, 2, 3) + b,
                         "mean and variance are taken over the channels of each pixel by itself; "
-                        "all pixels of a picture count": (1 + a) * group(2).reshape(shape) + b,
+                        "all pixels of an image count": (1 + a) * group(2).reshape(shape) + b,
                         "a group is C / groups channels that lie side by side, and not every n-th "
                         "one": (1 + a) * _normalise(turns, 1, 3, 4).reshape(shape) + b,
                         "there are `groups` groups of C / groups channels, not groups of `groups` "
@@ -226,15 +226,15 @@ def scale_and_shift(answer: Callable[[Tensor, Tensor, int], Tensor]) -> None:
 
 
 def _by_torch(h: Tensor, matrices: Sequence[Tensor], heads: int) -> Tensor:
-    """Torch's own attention, one picture and one head after the other."""
-    pictures = []
-    for picture in h:
-        tokens = picture.flatten(1).T  # (C, H, W) -> (H*W, C)
+    """Torch's own attention, one image and one head after the other."""
+    images = []
+    for image in h:
+        tokens = image.flatten(1).T  # (C, H, W) -> (H*W, C)
         q, k, v = (tokens @ matrix.T for matrix in matrices)
         shares = zip(q.chunk(heads, 1), k.chunk(heads, 1), v.chunk(heads, 1), strict=True)
         out = [F.scaled_dot_product_attention(*(part[None] for part in share)) for share in shares]
-        pictures.append(torch.cat(out, dim=2)[0].T.unflatten(1, picture.shape[1:]))
-    return torch.stack(pictures)
+        images.append(torch.cat(out, dim=2)[0].T.unflatten(1, image.shape[1:]))
+    return torch.stack(images)
 
 
 def _attend(
@@ -279,7 +279,7 @@ def _attend(
 )
 def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]) -> None:
     """answer(h, to_q, to_k, to_v, heads) -> (B, E, H, W); h (B, C, H, W), matrices (E, C)."""
-    draw = Draw(303)
+    inputs = Inputs(303)
     for dtype in PRECISIONS:
         for shape, width, heads in (
             ((2, 7, 3, 4), 12, 3),  # d is a square, so that sqrt(d) has all digits in float32 too
@@ -287,8 +287,8 @@ def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]) -
             ((1, 9, 5, 2), 9, 1),
             ((2, 8, 1, 7), 16, 4),
         ):
-            h = draw.normal(*shape, dtype=dtype)
-            matrices = [draw.normal(width, shape[1], dtype=dtype) / 1.5 for _ in range(3)]
+            h = inputs.normal(*shape, dtype=dtype)
+            matrices = [inputs.normal(width, shape[1], dtype=dtype) / 1.5 for _ in range(3)]
             high, double = h.double(), [matrix.double() for matrix in matrices]
             attend, d = partial(_attend, high, double, heads), width // heads
             right = _by_torch(high, double, heads)
@@ -349,8 +349,8 @@ def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]) -
                 "one": _attend(high, double, d),
                 "queries and keys are swapped": _attend(high, [to_k, to_q, to_v], heads),
                 "values and keys are swapped": _attend(high, [to_q, to_v, to_k], heads),
-                "the pixels of all pictures of the batch look at each other; a pixel asks its own "
-                "picture only": together.transpose(0, 1),
+                "the pixels of all images of the batch look at each other; a pixel asks its own "
+                "image only": together.transpose(0, 1),
                 "the rows are filled in column by column: what is flattened as (H, W) is to be "
                 "unflattened as (H, W)": right.flatten(2)
                 .unflatten(2, (shape[3], shape[2]))
@@ -370,13 +370,13 @@ def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]) -
                 answer(h, *matrices, heads),
                 right.to(dtype),
                 "each pixel is to receive, in each head, the mean of the values of all pixels of "
-                "its picture, weighted by the softmax of its scores",
+                "its image, weighted by the softmax of its scores",
                 mistakes,
                 case=f"h of shape {shape}, {heads} heads of {d} channels",
                 tolerance=1e-4 if dtype == torch.float32 else 1e-9,
             )
-    h = 40 * draw.normal(1, 4, 3, 2)
-    matrices = [draw.normal(4, 4) for _ in range(3)]
+    h = 40 * inputs.normal(1, 4, 3, 2)
+    matrices = [inputs.normal(4, 4) for _ in range(3)]
     expect(
         answer(h, *matrices, 2).isfinite().all(),
         "large scores lead to inf or nan, because exp of a large number overflows: take softmax, "
@@ -457,7 +457,7 @@ def _weights_are_registered(network: nn.Module, make: Callable[[], Any], *inputs
 )
 def residual_block(answer: Callable[[int, int, int], nn.Module]) -> None:
     """answer(in_channels, out_channels, cond_dim)(x, cond) -> (B, out_channels, H, W)."""
-    draw = Draw(304)
+    inputs = Inputs(304)
     for before, after, cond_dim, sides in (
         (16, 16, 6, (5, 8)),
         (8, 24, 10, (7, 4)),
@@ -465,8 +465,8 @@ def residual_block(answer: Callable[[int, int, int], nn.Module]) -> None:
     ):
         case = f"Tried with:     {before} to {after} channels, {sides[0]} x {sides[1]} pixels"
         block = _without_dropout(_module(answer(before, after, cond_dim)))
-        x, y = draw.normal(3, before, *sides), draw.normal(3, before, *sides)
-        cond, other = draw.normal(3, cond_dim), draw.normal(3, cond_dim)
+        x, y = inputs.normal(3, before, *sides), inputs.normal(3, before, *sides)
+        cond, other = inputs.normal(3, cond_dim), inputs.normal(3, cond_dim)
         x_before, cond_before = x.clone(), cond.clone()
         out = _output(block(x, cond), (3, after, *sides), case)
         _output(block(x[:1, :, :3], cond[:1]), (1, after, 3, sides[1]), case)
@@ -477,15 +477,15 @@ def residual_block(answer: Callable[[int, int, int], nn.Module]) -> None:
         )
         _answers_twice_the_same(block, x, cond)
         _starts_as_its_shortcut(block, x, y, cond, other, case)
-        _every_weight_learns(block, x, cond, draw.normal(*out.shape), case)
+        _every_weight_learns(block, x, cond, inputs.normal(*out.shape), case)
         with torch.no_grad():
             out = block(x, cond)
             _answers_twice_the_same(block, x, cond)
             alone = torch.cat([block(x[i : i + 1], cond[i : i + 1]) for i in range(3)])
             expect(
                 close(alone, out, 1e-4),
-                "the pictures of a batch see each other (batch normalisation? a mean over the "
-                "batch? the first picture's condition for all?): each is to be treated by itself, "
+                "the images of a batch see each other (batch normalisation? a mean over the "
+                "batch? the first image's condition for all?): each is to be treated by itself, "
                 "with its own condition",
                 case,
             )
@@ -496,7 +496,7 @@ def residual_block(answer: Callable[[int, int, int], nn.Module]) -> None:
                 case,
             )
             if before == after:
-                _sees_and_bends(block, draw.normal(1, before, 32, 32), cond[:1])
+                _sees_and_bends(block, inputs.normal(1, before, 32, 32), cond[:1])
                 _follows_the_equation(block, x, cond)
             _weights_are_registered(block, partial(answer, before, after, cond_dim), x, cond)
 
@@ -552,7 +552,7 @@ def _starts_as_its_shortcut(
 
 
 def _sees_and_bends(block: nn.Module, x: Tensor, cond: Tensor) -> None:
-    """One pixel of a large picture is changed, so that the normalisation hardly notices."""
+    """One pixel of a large image is changed, so that the normalisation hardly notices."""
     step = torch.zeros_like(x)
     step[:, :, 16, 16] = 3 * x[:, :, 0, 0].sign()
     before, more, less = (block(here, cond) - here for here in (x, x + step, x - step))
@@ -658,10 +658,12 @@ class _Block:
     name: for the learner, "ups[1]"; channels: in and out
     """
 
-    def __init__(self, name: str, draw: Draw, before: int, after: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, name: str, inputs: Inputs, before: int, after: int, dtype: torch.dtype
+    ) -> None:
         self.name, self.before, self.calls = name, before, 0
-        self.weight = draw.normal(after, before, dtype=dtype) / math.sqrt(before)
-        self.bias = draw.normal(after, 1, 1, dtype=dtype)
+        self.weight = inputs.normal(after, before, dtype=dtype) / math.sqrt(before)
+        self.bias = inputs.normal(after, 1, 1, dtype=dtype)
 
     def __call__(self, h: Tensor) -> Tensor:
         self.calls += 1
@@ -734,20 +736,20 @@ def _nested(
 )
 def skips(answer: Callable[..., Tensor]) -> None:
     """answer(x, downs, halve, middle, double, ups) -> (B, C, H, W); see ``_nested``."""
-    draw = Draw(305)
+    inputs = Inputs(305)
     for dtype in PRECISIONS:
         for levels in (3, 2, 4, 1):
-            _one_size(answer, draw, levels, dtype)
+            _one_size(answer, inputs, levels, dtype)
     for channels, sides in (((4, 6, 8), (8, 24)), ((5, 3), (12, 4))):
         width = (3, *channels)
         levels = len(channels)
-        down = [_Block(f"downs[{i}]", draw, width[i], width[i + 1], torch.float32)
+        down = [_Block(f"downs[{i}]", inputs, width[i], width[i + 1], torch.float32)
                 for i in range(levels)]  # fmt: skip
-        middle = _Block("middle", draw, width[-1], width[-1], torch.float32)
-        up = [_Block(f"ups[{i}]", draw, 2 * width[i + 1], width[max(i, 1)], torch.float32)
+        middle = _Block("middle", inputs, width[-1], width[-1], torch.float32)
+        up = [_Block(f"ups[{i}]", inputs, 2 * width[i + 1], width[max(i, 1)], torch.float32)
               for i in range(levels)]  # fmt: skip
         halve, double = partial(F.avg_pool2d, kernel_size=2), partial(_repeat, factor=2)
-        x = draw.normal(2, 3, *sides)
+        x = inputs.normal(2, 3, *sides)
         equal(
             answer(x, down, halve, middle, double, up),
             _nested(x, down, halve, middle, double, up),
@@ -760,14 +762,16 @@ def _repeat(h: Tensor, factor: int) -> Tensor:
     return F.interpolate(h, scale_factor=float(factor))
 
 
-def _one_size(answer: Callable[..., Tensor], draw: Draw, levels: int, dtype: torch.dtype) -> None:
+def _one_size(
+    answer: Callable[..., Tensor], inputs: Inputs, levels: int, dtype: torch.dtype
+) -> None:
     """halve and double that change numbers, not sizes: so every mistake gives a result."""
     case = f"{levels} levels, all of 4 channels; halve and double keep the size here"
-    down = [_Block(f"downs[{i}]", draw, 4, 4, dtype) for i in range(levels)]
-    up = [_Block(f"ups[{i}]", draw, 8, 4, dtype) for i in range(levels)]
-    middle = _Block("middle", draw, 4, 4, dtype)
+    down = [_Block(f"downs[{i}]", inputs, 4, 4, dtype) for i in range(levels)]
+    up = [_Block(f"ups[{i}]", inputs, 8, 4, dtype) for i in range(levels)]
+    middle = _Block("middle", inputs, 4, 4, dtype)
     parts = (down, lambda h: 0.6 * h - 0.3, middle, lambda h: 1.5 * h + 0.2, up)
-    x = draw.normal(2, 4, 3, 5, dtype=dtype).requires_grad_()
+    x = inputs.normal(2, 4, 3, 5, dtype=dtype).requires_grad_()
     given = list(down), list(up)
     found = answer(x, *parts)
     expect(
@@ -823,7 +827,7 @@ def _one_size(answer: Callable[..., Tensor], draw: Draw, levels: int, dtype: tor
     )
     for name, number in calls.items():
         expect(number == 1, f"{name} was called {number} times; each block has its turn once", case)
-    weight = draw.normal(*expected.shape, dtype=dtype)
+    weight = inputs.normal(*expected.shape, dtype=dtype)
     (gradient,) = torch.autograd.grad((expected * weight).sum(), x)
     backwards = torch.autograd.grad((found * weight).sum(), x) if found.requires_grad else (0 * x,)
     equal(
@@ -839,14 +843,14 @@ def _one_size(answer: Callable[..., Tensor], draw: Draw, levels: int, dtype: tor
 
 SIDE, STEPS, BUDGET = 8, 120, 40_000
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-# For comparison: the mean picture has an error of 0.44, the best linear 3 x 3 filters, another one
+# For comparison: the mean image has an error of 0.44, the best linear 3 x 3 filters, another one
 # for each of the times, 0.156; a small U-Net comes to 0.10 and less.
 LIMIT = 0.125
 LISTENS = 1.15  # told the wrong times, a network's error should be larger by this factor
 
 
 @cache
-def _pictures(count: int, seed: int) -> Tensor:
+def _images(count: int, seed: int) -> Tensor:
     data = ShapesDataset(MINIMAL, count, SIDE, seed=seed)
     return torch.stack([item["image"] for item in data.__getitems__(list(range(count)))])
 
@@ -857,8 +861,8 @@ def _noisy(x: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def fit(network: nn.Module) -> nn.Module:
-    """Train a network(z, t) -> x_hat for 120 steps on pictures of 8 x 8 pixels; about a second."""
-    x, generator = _pictures(512, 0), torch.Generator().manual_seed(0)
+    """Train a network(z, t) -> x_hat for 120 steps on images of 8 x 8 pixels; about a second."""
+    x, generator = _images(512, 0), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     network.train()
     for step in range(STEPS):
@@ -878,11 +882,11 @@ def fit(network: nn.Module) -> nn.Module:
 def error(
     network: Callable[[Tensor, Tensor], Tensor], told: Callable[[float], float] = float
 ) -> float:
-    """Mean squared error of x_hat over new pictures at five times from 0.1 to 0.9.
+    """Mean squared error of x_hat over new images at five times from 0.1 to 0.9.
 
     told: the time that the network is told, of the true one
     """
-    x, generator = _pictures(128, 1), torch.Generator().manual_seed(1)
+    x, generator = _images(128, 1), torch.Generator().manual_seed(1)
     errors = []
     for t in TIMES:
         z = _noisy(x, torch.full((len(x),), t), generator)
@@ -898,12 +902,12 @@ def error(
 )
 def denoiser(answer: Callable[[], nn.Module]) -> None:
     """answer() -> network; network(z, t) -> x_hat, (B, 3, H, W) and (B,) -> (B, 3, H, W)."""
-    draw = Draw(306)
+    inputs = Inputs(306)
     network = _module(answer())
     for shape in ((2, 3, 8, 12), (1, 3, 12, 4), (3, 3, 16, 16)):
-        z, t = draw.normal(*shape), draw.uniform(shape[0])
+        z, t = inputs.normal(*shape), inputs.uniform(shape[0])
         z_before, t_before = z.clone(), t.clone()
-        case = f"Tried with:     pictures of {shape[2]} x {shape[3]} pixels, {shape[0]} in a batch"
+        case = f"Tried with:     images of {shape[2]} x {shape[3]} pixels, {shape[0]} in a batch"
         _output(network(z, t), shape, case)
         expect(torch.equal(z, z_before) and torch.equal(t, t_before), "z or t was changed in place")
     size = sum(parameter.numel() for parameter in network.parameters())
@@ -915,14 +919,14 @@ def denoiser(answer: Callable[[], nn.Module]) -> None:
     )
     expect(network(z, t).requires_grad, "no gradient comes back: no detach, no no_grad in forward")
     fit(network)
-    z, t = draw.normal(3, 3, SIDE, SIDE), draw.uniform(3)
+    z, t = inputs.normal(3, 3, SIDE, SIDE), inputs.uniform(3)
     with torch.no_grad():
         together = _output(network(z, t), (3, 3, SIDE, SIDE), "Tried with:     after training")
         _answers_twice_the_same(network, z, t)
         alone = torch.cat([network(z[i : i + 1], t[i : i + 1]) for i in range(3)])
         expect(
             close(alone, together, 1e-3),
-            "an answer depends on the other pictures of the batch: each picture has its own noise "
+            "an answer depends on the other images of the batch: each image has its own noise "
             "and its own time t[i]",
         )
         _weights_are_registered(network, answer, z, t)

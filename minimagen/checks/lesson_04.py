@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minimagen.checks.exercise import Draw, Lesson, Wrong, close, equal, expect, pair_of
+from minimagen.checks.exercise import Inputs, Lesson, Wrong, close, equal, expect, pair_of
 from minimagen.data.shapes import (
     BACKGROUNDS,
     COLOURS,
@@ -57,11 +57,11 @@ def _counts(lengths: Sequence[int], more: int) -> Tensor:
 )
 def padding(answer: Callable[[list[Tensor]], tuple[Tensor, Tensor]]) -> None:
     """answer(rows) -> (text, mask); rows: B tensors (n_i, D), text (B, N, D), mask (B, N) bool."""
-    draw = Draw(401)
+    inputs = Inputs(401)
     cases = (((3, 1, 5), 4), ((2,), 3), ((1, 4, 4, 2), 1), ((2, 2), 5), ((7, 70), 2))
     for dtype in (*PRECISIONS, torch.float16):
         for lengths, width in cases:
-            rows = [draw.normal(n, width, dtype=torch.float32).to(dtype) for n in lengths]
+            rows = [inputs.normal(n, width, dtype=torch.float32).to(dtype) for n in lengths]
             rows[0][-1] = 0  # a token may well be zero
             given = list(rows)
             pair = answer(given)
@@ -94,9 +94,9 @@ def padding(answer: Callable[[list[Tensor]], tuple[Tensor, Tensor]]) -> None:
                     "lost": full[:, : min(lengths)],
                     "the padding repeats the last token; fill up with zeros": repeated,
                     "the captions come out in another order (sorted by length?): a caption would "
-                    "belong to another one's picture": _padded(sorted(rows, key=len))[0],
+                    "belong to another one's image": _padded(sorted(rows, key=len))[0],
                     "the captions come out in another order (sorted by length?), the longest "
-                    "first: a caption would belong to another one's picture": _padded(
+                    "first: a caption would belong to another one's image": _padded(
                         sorted(rows, key=len)[::-1]
                     )[0],
                 },
@@ -133,10 +133,10 @@ def padding(answer: Callable[[list[Tensor]], tuple[Tensor, Tensor]]) -> None:
 # --- 4.2 ------------------------------------------------------------------------------------------
 
 
-def _some(draw: Draw, batch: int, length: int) -> Tensor:
+def _some(inputs: Inputs, batch: int, length: int) -> Tensor:
     """A mask with at least one True and one False a row, in any places; (batch, length)."""
-    keep = draw.uniform(batch, length) < 0.6
-    first, second = draw.uniform(batch, length).argsort(1)[:, :2].T
+    keep = inputs.uniform(batch, length) < 0.6
+    first, second = inputs.uniform(batch, length).argsort(1)[:, :2].T
     keep[torch.arange(batch), first] = True
     keep[torch.arange(batch), second] = False
     return keep
@@ -211,16 +211,16 @@ def _over_pixels(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, Ten
 )
 def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
     """answer(q, k, v, mask) -> (B, N, E); q (B, N, d), k (B, M, d), v (B, M, E), mask (B, M)."""
-    draw = Draw(422)
+    inputs = Inputs(422)
     idea = (
         "each pixel should get the mean of v over the words that count, weighted by the softmax of "
         "q k^T / sqrt(d) over these words"
     )
     for dtype in PRECISIONS:
         for batch, n, m, d, e in ((3, 4, 6, 5, 2), (1, 7, 3, 2, 4), (4, 5, 5, 3, 3)):
-            q = draw.normal(batch, n, d, dtype=dtype)
-            k, v = draw.normal(batch, m, d, dtype=dtype), draw.normal(batch, m, e, dtype=dtype)
-            mask, every = _some(draw, batch, m), torch.ones(batch, m, dtype=torch.bool)
+            q = inputs.normal(batch, n, d, dtype=dtype)
+            k, v = inputs.normal(batch, m, d, dtype=dtype), inputs.normal(batch, m, e, dtype=dtype)
+            mask, every = _some(inputs, batch, m), torch.ones(batch, m, dtype=torch.bool)
             sizes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
             found = answer(q, k, v, mask)
             if isinstance(found, Tensor) and not bool(found.isfinite().all()):
@@ -252,7 +252,7 @@ def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Non
                 idea,
                 case=f"{sizes}, all words count",
             )
-            other = torch.where(mask[..., None], 0, draw.normal(batch, m, 1, dtype=dtype)) * 9
+            other = torch.where(mask[..., None], 0, inputs.normal(batch, m, 1, dtype=dtype)) * 9
             equal(
                 answer(q, k + other, v - other, mask),
                 _attended(q, k, v, mask),
@@ -260,7 +260,7 @@ def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Non
                 "the result changes",
                 case=f"{sizes}, other numbers where the mask is False",
             )
-            one = torch.arange(m) == draw.whole(batch, 1, high=m)
+            one = torch.arange(m) == inputs.whole(batch, 1, high=m)
             equal(
                 answer(q, k, v, one),
                 (v * one[..., None]).sum(1, keepdim=True).expand(-1, n, -1),
@@ -268,7 +268,7 @@ def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Non
                 case=f"{sizes}, one word of each caption counts",
             )
     _extreme_scores(answer)
-    q, k, v = (draw.normal(2, 3, 4).requires_grad_() for _ in range(3))
+    q, k, v = (inputs.normal(2, 3, 4).requires_grad_() for _ in range(3))
     mask = torch.tensor([[True, True, False], [True, False, False]])
     found, wanted = answer(q, k, v, mask), _attended(q, k, v, mask)
     expect(
@@ -292,8 +292,8 @@ def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Non
 
 def _extreme_scores(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
     """Scores of plus and of minus several hundred: of the words, and of the padding."""
-    draw = Draw(412)
-    q, v = torch.ones(2, 3, 1, dtype=torch.float64), draw.normal(2, 4, 5, dtype=torch.float64)
+    inputs = Inputs(412)
+    q, v = torch.ones(2, 3, 1, dtype=torch.float64), inputs.normal(2, 4, 5, dtype=torch.float64)
     mask = torch.tensor([[True, True, False, True], [False, True, True, False]])
     for words, padding, idea in (
         (
@@ -316,7 +316,10 @@ def _extreme_scores(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) 
             "largest)",
         ),
     ):
-        k = draw.normal(2, 4, 1, dtype=torch.float64) + torch.where(mask, words, padding)[..., None]
+        k = (
+            inputs.normal(2, 4, 1, dtype=torch.float64)
+            + torch.where(mask, words, padding)[..., None]
+        )
         equal(
             answer(q, k, v, mask),
             _attended(q, k, v, mask),
@@ -385,12 +388,12 @@ def _pooling_mistakes(queries: Tensor, text: Tensor, mask: Tensor) -> dict[str, 
 )
 def pooling(answer: Callable[[int, int], nn.Module]) -> None:
     """answer(dim, queries) -> module; module(text, mask) -> (B, queries * dim); see the card."""
-    draw = Draw(403)
+    inputs = Inputs(403)
     digits = 2e-5  # in both precisions: a module is born in float32, with the constants that it has
     for dtype in PRECISIONS:
         for batch, n, dim, queries in ((3, 6, 4, 2), (1, 7, 3, 4), (5, 5, 5, 5), (2, 3, 2, 1)):
             module = _new_pool(answer, dim, queries).to(dtype)
-            text, mask = draw.normal(batch, n, dim, dtype=dtype), _some(draw, batch, n)
+            text, mask = inputs.normal(batch, n, dim, dtype=dtype), _some(inputs, batch, n)
             case = f"text {tuple(text.shape)}, {queries} queries"
             before = text.clone(), mask.clone()
             for size, idea in (
@@ -405,7 +408,7 @@ def pooling(answer: Callable[[int, int], nn.Module]) -> None:
                     "softmax of p_j h^T / sqrt(D); keys and values are the words themselves",
                 ),
             ):
-                p = size * draw.normal(queries, dim, dtype=dtype)
+                p = size * inputs.normal(queries, dim, dtype=dtype)
                 module.load_state_dict({"queries": p}, strict=False)
                 found = module(text, mask)
                 if isinstance(found, Tensor) and not bool(found.isfinite().all()):
@@ -428,7 +431,9 @@ def pooling(answer: Callable[[int, int], nn.Module]) -> None:
                     case=f"{case}, some words masked" + (", all queries 0" * (not size)),
                     tolerance=digits,
                 )
-            other = torch.where(mask[..., None], text, 9 * draw.normal(batch, n, dim, dtype=dtype))
+            other = torch.where(
+                mask[..., None], text, 9 * inputs.normal(batch, n, dim, dtype=dtype)
+            )
             equal(
                 module(other, mask),
                 _pooled(p, text, mask).flatten(1),
@@ -444,8 +449,8 @@ def pooling(answer: Callable[[int, int], nn.Module]) -> None:
                 case=f"{case}, all words count",
                 tolerance=digits,
             )
-    module, text = _new_pool(answer, 4, 3), draw.normal(2, 5, 4)
-    found, p = module(text, _some(draw, 2, 5)).square().sum(), module.get_parameter("queries")
+    module, text = _new_pool(answer, 4, 3), inputs.normal(2, 5, 4)
+    found, p = module(text, _some(inputs, 2, 5)).square().sum(), module.get_parameter("queries")
     moved = torch.autograd.grad(found, p, allow_unused=True)[0] if found.requires_grad else None
     expect(
         moved is not None and moved.any(),
@@ -532,20 +537,20 @@ Hide = Callable[[Tensor, Tensor, float, torch.Generator], Tensor]
 
 @lesson.exercise(
     "Hide some captions",
-    look="conditioning dropout, section 9 of the lesson: for each picture of the batch, with "
+    look="conditioning dropout, section 9 of the lesson: for each image of the batch, with "
     "probability p, every token becomes null_text",
 )
 def hiding(answer: Hide) -> None:
     """answer(text, null_text, p, generator) -> (B, N, D); text (B, N, D), null_text (D,)."""
-    draw = Draw(404)
+    inputs = Inputs(404)
     for dtype in PRECISIONS:
         for batch, n, dim in ((30, 4, 5), (1, 2, 3), (5, 1, 2), (4, 4, 4)):
-            text, null = draw.normal(batch, n, dim, dtype=dtype), draw.normal(dim, dtype=dtype)
+            text, null = inputs.normal(batch, n, dim, dtype=dtype), inputs.normal(dim, dtype=dtype)
             null_text = null.expand(batch, n, dim).clone()
             way = "the wrong way round: p is the probability that a caption is HIDDEN"
             case = f"text of shape {(batch, n, dim)}"
             equal(
-                answer(text, null, 0.0, draw.generator),
+                answer(text, null, 0.0, inputs.generator),
                 text,
                 "with p = 0 nothing is hidden: the text comes back as it is (a number of "
                 "torch.rand is never below 0; one of torch.randn is, every other time)",
@@ -554,7 +559,7 @@ def hiding(answer: Hide) -> None:
                 tolerance=0,
             )
             equal(
-                answer(text, null, 1.0, draw.generator),
+                answer(text, null, 1.0, inputs.generator),
                 null_text,
                 "with p = 1 every caption is hidden: null_text stands at each of its places",
                 {
@@ -579,16 +584,16 @@ def hiding(answer: Hide) -> None:
         for one, other in ((hidden[::2], hidden[1::2]), hidden.chunk(2)):
             expect(
                 abs(float((one == other).double().mean()) - alike) < slack,
-                "some captions are hidden together: each picture's number has to be its own, that "
+                "some captions are hidden together: each image's number has to be its own, that "
                 "of another one must not tell anything about it",
             )
     generator, p = torch.Generator().manual_seed(5), 0.4
     alone = torch.cat([_hidden(answer, 1, p, generator) for _ in range(800)])
     _share(
-        alone, p, f"800 batches of one caption, p = {p}", "each picture has to be drawn by itself; "
+        alone, p, f"800 batches of one caption, p = {p}", "each image has to be drawn by itself; "
     )
-    text, null = draw.normal(3, 2, 4), draw.normal(4).requires_grad_()
-    found = answer(text, null, 1.0, draw.generator)
+    text, null = inputs.normal(3, 2, 4), inputs.normal(4).requires_grad_()
+    found = answer(text, null, 1.0, inputs.generator)
     expect(
         found.requires_grad,
         "no gradient reaches null_text (detach, no_grad, .data?): it is learned with the network",
@@ -597,8 +602,8 @@ def hiding(answer: Hide) -> None:
 
 def _hidden(answer: Hide, batch: int, p: float, generator: torch.Generator) -> Tensor:
     """Which captions of a batch came back hidden, (B,); each wholly so or not at all."""
-    draw = Draw(414)
-    text, null = draw.normal(batch, 3, 2), draw.normal(2)
+    inputs = Inputs(414)
+    text, null = inputs.normal(batch, 3, 2), inputs.normal(2)
     found = answer(text, null, p, generator)
     case = f"Tried with:     a batch of {batch}, p = {p}"
     expect(isinstance(found, Tensor) and found.shape == text.shape, "the shape of text is due")
@@ -616,12 +621,12 @@ def _hidden(answer: Hide, batch: int, p: float, generator: torch.Generator) -> T
         if bool((is_text.all(2) | is_null.all(2)).all()):
             raise Wrong(
                 "single tokens are hidden, and the rest of the caption can still be read: draw one "
-                "number for each picture, (B,), and hide all of its tokens or none",
+                "number for each image, (B,), and hide all of its tokens or none",
                 case,
             )
         if bool((is_text | is_null).all()):
             raise Wrong(
-                "single numbers of the vectors are hidden: draw one number for each picture, (B,), "
+                "single numbers of the vectors are hidden: draw one number for each image, (B,), "
                 "and hide its whole caption or nothing of it",
                 case,
             )
@@ -639,7 +644,7 @@ def _share(hidden: Tensor, p: float, case: str, why: str = "") -> None:
     facts = f"Tried with:     {case}\nFound:          {100 * share:.1f} % hidden"
     if len(hidden) > 100 and share in (0, 1) and not why:
         raise Wrong(
-            "all captions of a batch are hidden, or none: draw one number for each picture and not "
+            "all captions of a batch are hidden, or none: draw one number for each image and not "
             "one for the batch",
             facts,
         )
@@ -676,7 +681,7 @@ def _randomness(answer: Hide) -> None:
 
 
 class _Network:
-    """Stands for a U-Net: each picture's answer depends on its own z, t and text, in their order.
+    """Stands for a U-Net: each image's answer depends on its own z, t and text, in their order.
 
     z (B, C, H, W), t (B,), text (B, N, D) -> (B, C, H, W). ``sizes``: the batches it was given.
     """
@@ -708,12 +713,12 @@ class _Network:
 )
 def guidance(answer: Callable[..., Tensor]) -> None:
     """answer(network, z, t, text, null_text, w) -> guided output, like z; one call for both."""
-    draw = Draw(405)
+    inputs = Inputs(405)
     cases = ((3, (3, 4, 6), 5, 2), (1, (1, 3, 2), 4, 3), (4, (3, 4, 4), 4, 4))
     for dtype in PRECISIONS:
         for batch, shape, n, dim in cases:
-            z, t = draw.normal(batch, *shape, dtype=dtype), draw.uniform(batch, dtype=dtype)
-            text, null = draw.normal(batch, n, dim, dtype=dtype), draw.normal(dim, dtype=dtype)
+            z, t = inputs.normal(batch, *shape, dtype=dtype), inputs.uniform(batch, dtype=dtype)
+            text, null = inputs.normal(batch, n, dim, dtype=dtype), inputs.normal(dim, dtype=dtype)
             for w in (3, 0.0, 1.0, 7.5, 0.3):
                 network = _Network()
                 found = answer(network, z, t, text, null, w)
@@ -742,9 +747,9 @@ def guidance(answer: Callable[..., Tensor]) -> None:
                     + (1 - w) * zeros,
                     "the texts are mixed, where the network's two ANSWERS should be": mixed,
                     "the doubled batch is put together one half behind the other (cat), but taken "
-                    "apart as if the two answers of a picture were neighbours": w * both[::2]
+                    "apart as if the two answers of an image were neighbours": w * both[::2]
                     + (1 - w) * both[1::2],
-                    "texts at other pictures: in z and t a picture and its copy are neighbours "
+                    "texts at other images: in z and t an image and its copy are neighbours "
                     "(repeat_interleave), in the texts one half comes behind the other (cat)": w
                     * crossed[:batch]
                     + (1 - w) * crossed[batch:],
@@ -755,7 +760,7 @@ def guidance(answer: Callable[..., Tensor]) -> None:
                     "the guided answer is w times the one with the caption plus (1 - w) times the "
                     "one without: w = 0 ignores the caption, w = 1 is the answer with it",
                     {} if w in (0, 1) else mistakes,  # there some of them agree
-                    case=f"{batch} pictures of shape {shape}, w = {w}",
+                    case=f"{batch} images of shape {shape}, w = {w}",
                 )
                 expect(
                     len(network.sizes) == 1,
@@ -765,8 +770,8 @@ def guidance(answer: Callable[..., Tensor]) -> None:
                 )
                 expect(
                     network.sizes[0] <= 2 * batch,
-                    "right, but the batch is larger than twice the pictures",
-                    f"Found:          {network.sizes[0]} for {batch} pictures",
+                    "right, but the batch is larger than twice the images",
+                    f"Found:          {network.sizes[0]} for {batch} images",
                 )
 
 
@@ -799,7 +804,7 @@ def _read(text: str) -> Description:
     return described
 
 
-def _one_picture_shows_both(one: Description, other: Description) -> bool:
+def _one_image_shows_both(one: Description, other: Description) -> bool:
     """They agree in all that both of them name; a size that one leaves open may be any."""
     return one.relation == other.relation and all(
         (a.shape, a.colour) == (b.shape, b.colour) and (a.size == b.size or not (a.size and b.size))
@@ -832,9 +837,9 @@ def _pair(pair: Any) -> tuple[Description, Description]:
         f"{facts}\nNot in both:    {', '.join(different)}",
     )
     expect(
-        not _one_picture_shows_both(one, other),
-        "one picture can show both captions, because a size that a caption does not name may be "
-        "any; so a model that draws that picture cannot be blamed",
+        not _one_image_shows_both(one, other),
+        "one image can show both captions, because a size that a caption does not name may be "
+        "any; so a model that draws that image cannot be blamed",
         facts,
     )
     return one, other
@@ -846,7 +851,7 @@ def _pair(pair: Any) -> tuple[Description, Description]:
     "parse_caption",
 )
 def swapped(answer: Callable[[int, int], list[tuple[str, str]]]) -> None:
-    """answer(count, seed) -> list of pairs of captions: the same words, another picture."""
+    """answer(count, seed) -> list of pairs of captions: the same words, another image."""
     pairs = answer(300, 0)
     expect(isinstance(pairs, (list, tuple)), "a list of pairs of captions is due")
     said = [_pair(pair) for pair in pairs]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minimagen.checks.exercise import Draw, Lesson, Wrong, close, equal, expect, pair_of
+from minimagen.checks.exercise import Inputs, Lesson, Wrong, close, equal, expect, pair_of
 from minimagen.checks.oracles import correlation, cosine_alpha_sigma
 from minimagen.schedules import NoiseSchedule
 
@@ -42,15 +42,15 @@ def _due(found: Any, shape: tuple[int, ...], what: str, if_not: str = "") -> Ten
 
 
 def _fit(found: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """Each picture as a clean + c + rest, by least squares: (a, c, deviation of the rest), rest."""
+    """Each image as a clean + c + rest, by least squares: (a, c, deviation of the rest), rest."""
     rows, rests = [], []
-    for picture, its_clean in zip(found.double(), clean.double(), strict=True):
+    for image, its_clean in zip(found.double(), clean.double(), strict=True):
         columns = torch.stack([its_clean.flatten(), torch.ones(its_clean.numel()).double()], dim=1)
-        goal = picture.flatten()[:, None]
+        goal = image.flatten()[:, None]
         factors = torch.linalg.lstsq(columns, goal).solution
         rest = goal - columns @ factors
         rows.append(torch.stack([factors[0, 0], factors[1, 0], rest.std()]))
-        rests.append(rest.reshape(picture.shape) / rest.std().clamp(min=1e-12))
+        rests.append(rest.reshape(image.shape) / rest.std().clamp(min=1e-12))
     return torch.stack(rows), torch.stack(rests)
 
 
@@ -66,8 +66,8 @@ def _same_parts(
         return
     worst = int((found - expected).abs().amax(dim=1).argmax())
     facts = "\n".join(
-        f"{name:15} {row[0]:.2f} x picture {'-' if row[1] < 0 else '+'} {abs(row[1]):.2f} "
-        f"+ noise of deviation {row[2]:.2f}, in picture {worst}"
+        f"{name:15} {row[0]:.2f} x image {'-' if row[1] < 0 else '+'} {abs(row[1]):.2f} "
+        f"+ noise of deviation {row[2]:.2f}, in image {worst}"
         for name, row in (("Expected:", expected[worst]), ("Found:", found[worst]))
     )
     for words, result in mistakes.items():
@@ -77,20 +77,20 @@ def _same_parts(
 
 
 def _white(noise: Tensor, what: str) -> None:
-    """Noise of deviation 1: its own for every picture and channel, normal; or Wrong."""
+    """Noise of deviation 1: its own for every image and channel, normal; or Wrong."""
     batch, channels = noise.shape[:2]
     centred = noise - noise.mean()
     for first in range(batch):
         for second in range(first):
             expect(
                 (centred[first] * centred[second]).mean().abs() < 0.1,
-                f"two pictures of the batch have the same noise {what}: draw it in the shape of "
+                f"two images of the batch have the same noise {what}: draw it in the shape of "
                 "the whole batch",
             )
     for channel in range(1, channels):
         expect(
             (centred[:, channel] * centred[:, 0]).mean().abs() < 0.1,
-            f"the channels of a picture have the same noise {what}: draw it with all channels",
+            f"the channels of an image have the same noise {what}: draw it with all channels",
         )
     far = float((noise.abs() > 2).double().mean())
     expect(
@@ -104,15 +104,15 @@ def _white(noise: Tensor, what: str) -> None:
 
 
 @lesson.exercise(
-    "A level for each picture",
-    look='sections "One level for each picture" and "A fixed level when sampling" of the lesson',
+    "A level for each image",
+    look='sections "One level for each image" and "A fixed level when sampling" of the lesson',
 )
 def levels(answer: Callable[..., Tensor]) -> None:
     """answer(batch, generator, training, fixed=0.1) -> augmentation levels, (batch,)."""
-    one_each = "one level is due for each picture: a tensor of the shape (batch,)"
+    one_each = "one level is due for each image: a tensor of the shape (batch,)"
     for batch in (5, 1, 20_000):
         found = _due(
-            answer(batch, _seeded(batch), True), (batch,), "one level for each picture", one_each
+            answer(batch, _seeded(batch), True), (batch,), "one level for each image", one_each
         )
         again = answer(batch, _seeded(batch), True, 0.7)
         expect(
@@ -126,7 +126,7 @@ def levels(answer: Callable[..., Tensor]) -> None:
         )
         expect(
             batch == 1 or bool((found != found[0]).any()),
-            "in training all pictures of a batch got the same level: draw one for each",
+            "in training all images of a batch got the same level: draw one for each",
         )
         expect(
             bool((found >= 0).all()) and bool((found <= 1).all()),
@@ -144,7 +144,7 @@ def levels(answer: Callable[..., Tensor]) -> None:
     expect(
         (found[1:] > found[:-1]).double().mean() < 0.6
         and (found[1:] < found[:-1]).double().mean() < 0.6,
-        "the levels come in order, so that a picture's level depends on its place in the batch: "
+        "the levels come in order, so that an image's level depends on its place in the batch: "
         "draw them independently",
     )
     generator = _seeded(3)
@@ -161,16 +161,16 @@ def levels(answer: Callable[..., Tensor]) -> None:
         equal(
             found,
             torch.full((batch,), fixed),
-            "when sampling, every picture gets the fixed level",
+            "when sampling, every image gets the fixed level",
             {
-                "when sampling, the level is not drawn: every picture gets the fixed level": (
+                "when sampling, the level is not drawn: every image gets the fixed level": (
                     torch.rand(batch, generator=_seeded(4))
                 ),
                 "the fixed level that was given is ignored; it may be 0 too": torch.full(
                     (batch,), 0.1
                 ),
             },
-            case=f"sampling {batch} pictures, fixed level {fixed:g}",
+            case=f"sampling {batch} images, fixed level {fixed:g}",
         )
         expect(
             torch.equal(generator.get_state(), before),
@@ -184,55 +184,55 @@ def levels(answer: Callable[..., Tensor]) -> None:
     look='section "Where the noise is added" of the lesson; 2205.11487, sec. 2.4',
 )
 def right_place(answer: Callable[..., Tensor]) -> None:
-    """answer(pictures, size, level, schedule, generator) -> condition, (B, C, H, W).
+    """answer(images, size, level, schedule, generator) -> condition, (B, C, H, W).
 
-    pictures: (B, C, h, w) uint8; size: (H, W); level: (B,) in [0, 1].
+    images: (B, C, h, w) uint8; size: (H, W); level: (B,) in [0, 1].
     """
-    draw = Draw(502)
+    inputs = Inputs(502)
     for small, size, shift in (
         ((4, 3, 6, 9), (80, 120), 1.0),
         ((3, 3, 8, 7), (100, 84), 0.4),
         ((1, 1, 5, 4), (175, 120), 1.0),
     ):
-        pictures = draw.whole(*small, high=256).to(torch.uint8)
+        images = inputs.whole(*small, high=256).to(torch.uint8)
         batch, schedule = small[0], NoiseSchedule(shift=shift)
-        case = f"{batch} pictures of {small[1:]}, to be {size}, level "
-        scaled = pictures.double() / 127.5 - 1
+        case = f"{batch} images of {small[1:]}, to be {size}, level "
+        scaled = images.double() / 127.5 - 1
 
-        # level 0: the picture, and noise too small to be seen
+        # level 0: the image, and noise too small to be seen
         level = torch.zeros(batch)
-        found = answer(pictures, size, level, schedule, _seeded(1))
+        found = answer(images, size, level, schedule, _seeded(1))
         large = _grow(scaled, size)
         noise = torch.randn(large.shape, generator=_seeded(1))
         equal(
             found,
             large.float(),
-            "at level 0 this should be the pictures scaled to [-1, 1], where 0 becomes -1 and 255 "
+            "at level 0 this should be the images scaled to [-1, 1], where 0 becomes -1 and 255 "
             "becomes 1, and enlarged bilinearly; but it is not",
             {
                 "alpha and sigma are swapped": noise,
                 "the noise is not turned: sigma is missing": large + noise,
             }
-            | _wrong_pictures(pictures, size),
+            | _wrong_images(images, size),
             case=f"{case}0",
             tolerance=1e-3,
         )
 
         level = torch.tensor([0.5, 0.3, 1.0, 0.7])[:batch]
-        found = answer(pictures, size, level, schedule, _seeded(2))
-        _due(found, (*small[:2], *size), "the pictures at the size that was asked for")
+        found = answer(images, size, level, schedule, _seeded(2))
+        _due(found, (*small[:2], *size), "the images at the size that was asked for")
         parts, noise = _fit(found, large)
         weak = bool((parts[:, 2] < 0.05).any())  # then ask below why
         expect(
             weak or found.abs().max() > 1.3,
-            "the noisy picture was clipped: a condition is no picture, its noise may leave [-1, 1]",
+            "the noisy image was clipped: a condition is no image, its noise may leave [-1, 1]",
         )
         beside, below = noise[..., 1:] * noise[..., :-1], noise[:, :, 1:] * noise[:, :, :-1]
         neighbours = max(float(beside.mean()), float(below.mean()))
         expect(
             weak or neighbours < 0.1,
             "the noise comes in blotches: neighbouring pixels have nearly the same. It was added "
-            "before the picture was enlarged; enlarge first",
+            "before the image was enlarged; enlarge first",
             "Expected:       noise of neighbours correlates by 0.0\n"
             f"Found:          {neighbours:.2f}",
         )
@@ -245,16 +245,16 @@ def right_place(answer: Callable[..., Tensor]) -> None:
         _same_parts(
             parts,
             _parts(alpha, 0, sigma),
-            "each picture is to be turned down by the alpha of its level, and its noise turned up "
+            "each image is to be turned down by the alpha of its level, and its noise turned up "
             "to the sigma of its level",
             {
                 "the noise was added in [0, 1], before the scaling, which then makes it twice as "
                 "strong: scale to [-1, 1] first": _parts(alpha, alpha - 1, 2 * sigma),
-                "the picture is not turned down, and the noise was added before the scaling, which "
+                "the image is not turned down, and the noise was added before the scaling, which "
                 "makes it twice as strong": _parts(alpha**0, 0, 2 * sigma),
                 "the noise was added in 0 ... 255, where it is much too weak: scale to [-1, 1] "
                 "first": _parts(alpha, alpha - 1, sigma / 127.5),
-                "the picture is not turned down: alpha is missing": _parts(alpha**0, 0, sigma),
+                "the image is not turned down: alpha is missing": _parts(alpha**0, 0, sigma),
                 "there is no noise": _parts(alpha**0, 0, 0 * sigma),
                 "there is no noise ": _parts(alpha, 0, 0 * sigma),
                 "the noise lies between 0 and 1: torch.rand is uniform, torch.randn is normal": (
@@ -265,10 +265,10 @@ def right_place(answer: Callable[..., Tensor]) -> None:
                 "itself": _parts(alpha, 0, s),
                 "the level is a time, not a share of noise: ask the schedule for its alpha and "
                 "sigma": _parts(1 - s, 0, s),
-                "all pictures are noised by the level of the first: each has its own": _parts(
+                "all images are noised by the level of the first: each has its own": _parts(
                     alpha[:1].expand(batch), 0, sigma[:1].expand(batch)
                 ),
-                "all pictures are noised by the mean of the levels: each has its own": _parts(
+                "all images are noised by the mean of the levels: each has its own": _parts(
                     mean_alpha, 0, mean_sigma
                 ),
                 "the schedule that was given is ignored": _parts(plain_alpha, 0, plain_sigma),
@@ -276,30 +276,30 @@ def right_place(answer: Callable[..., Tensor]) -> None:
             tolerance=0.09,
         )
         _white(noise, "in the condition")
-        _from_generator(lambda seed, a=(pictures, size, level, schedule): answer(*a, _seeded(seed)))
+        _from_generator(lambda seed, a=(images, size, level, schedule): answer(*a, _seeded(seed)))
 
 
 def _grow(values: Tensor, size: tuple[int, int], **how: Any) -> Tensor:
     return F.interpolate(values, size=size, **({"mode": "bilinear"} | how))
 
 
-def _wrong_pictures(pictures: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-    """What mistakes with bytes, range and enlarging give; pictures uint8."""
-    raw = pictures.double()
+def _wrong_images(images: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    """What mistakes with bytes, range and enlarging give; images uint8."""
+    raw = images.double()
     grown = _grow(raw, size)
     return {
-        "the pictures are in [0, 1]: scale them to [-1, 1], as the models of the course want "
+        "the images are in [0, 1]: scale them to [-1, 1], as the models of the course want "
         "them": grown / 255,
-        "the pictures are still in 0 ... 255: scale them to [-1, 1]": grown,
-        "the pictures are in [-0.5, 0.5]: [-1, 1] is twice as wide": grown / 255 - 0.5,
-        "the pictures were enlarged as bytes, which rounds them to whole grey levels: turn them "
-        "into floating-point numbers first": _grow(pictures, size).double() / 127.5 - 1,
-        "2 * pictures does not fit into a byte, and begins again at 0 from 256 on: turn them into "
+        "the images are still in 0 ... 255: scale them to [-1, 1]": grown,
+        "the images are in [-0.5, 0.5]: [-1, 1] is twice as wide": grown / 255 - 0.5,
+        "the images were enlarged as bytes, which rounds them to whole grey levels: turn them "
+        "into floating-point numbers first": _grow(images, size).double() / 127.5 - 1,
+        "2 * images does not fit into a byte, and begins again at 0 from 256 on: turn them into "
         "floating-point numbers first": _grow((2 * raw) % 256, size) / 255 - 1,
         "enlarged by repeating pixels; bilinear is asked for": _grow(raw, size, mode="nearest")
         / 127.5
         - 1,
-        "enlarged with align_corners=True, which moves the picture": _grow(
+        "enlarged with align_corners=True, which moves the image": _grow(
             raw, size, align_corners=True
         )
         / 127.5
@@ -330,10 +330,10 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
 
     x, lowres: (B, C, H, W); t, level: (B,); unet(inputs, t, level) -> (B, C, H, W).
     """
-    draw = Draw(503)
+    inputs = Inputs(503)
     for shape, shift in (((4, 3, 40, 64), 1.0), ((3, 3, 56, 48), 0.5), ((1, 1, 80, 96), 1.0)):
         batch, channels = shape[:2]
-        x, lowres = draw.uniform(*shape, low=-1), draw.uniform(*shape, low=-1)
+        x, lowres = inputs.uniform(*shape, low=-1), inputs.uniform(*shape, low=-1)
         t = torch.tensor([0.8, 0.35, 0.6, 0.15])[:batch]
         level = torch.tensor([0.3, 0.7, 0.2, 0.5])[:batch]
         schedule = NoiseSchedule(shift=shift)
@@ -391,12 +391,12 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
             "and with the eps that is returned",
             {
                 "z is noised by the level; its time is t": alpha_s * x + sigma_s * noise,
-                "the first channels are the clean picture x: the U-Net sees z, which is noisy": x,
-                "the noisy picture is lowres; z is x with noise": alpha * lowres + sigma * noise,
-                "all pictures have the time of the first": alpha[:1] * x + sigma[:1] * noise,
+                "the first channels are the clean image x: the U-Net sees z, which is noisy": x,
+                "the noisy image is lowres; z is x with noise": alpha * lowres + sigma * noise,
+                "all images have the time of the first": alpha[:1] * x + sigma[:1] * noise,
                 "eps is multiplied by sigma^2, its variance": alpha * x + sigma**2 * noise,
             },
-            case=f"{batch} pictures of {shape[1:]}, channels 0 to {channels - 1} of the input",
+            case=f"{batch} images of {shape[1:]}, channels 0 to {channels - 1} of the input",
             tolerance=1e-4,
         )
         _white(noise, "in z")
@@ -407,7 +407,7 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
         )
         expect(
             _fit(second, x)[0][:, 0].abs().max() < 0.3,
-            "the condition shows the large picture x: the U-Net would be told what it is to find. "
+            "the condition shows the large image x: the U-Net would be told what it is to find. "
             "It is made of lowres",
         )
         parts, rest = _fit(second, lowres)
@@ -415,7 +415,7 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
         expect(
             shared.abs() < 0.5,
             "z and the condition have the same noise: the U-Net could subtract one from the other. "
-            "Draw twice",
+            "Inputs twice",
             f"Expected:       the two correlate by 0.0\nFound:          {shared:.2f}",
         )
         alpha, sigma, alpha_s, sigma_s = (a.flatten() for a in (alpha, sigma, alpha_s, sigma_s))
@@ -423,7 +423,7 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
             parts,
             _parts(alpha_s, 0, sigma_s),
             "the last channels should be alpha lowres + sigma noise, with alpha and sigma at time "
-            "level, for each picture its own",
+            "level, for each image its own",
             {
                 "the condition is noised by t, the time of z; it has a level of its own": _parts(
                     alpha, 0, sigma
@@ -451,31 +451,31 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
     look='section "Not all levels deserve the same effort" of the lesson',
 )
 def weighted(answer: Callable[..., Tensor]) -> None:
-    """answer(out, target, level, p) -> loss of each picture, (B,); level (B,) in [0, 1], p >= 0."""
-    draw = Draw(504)
+    """answer(out, target, level, p) -> loss of each image, (B,); level (B,) in [0, 1], p >= 0."""
+    inputs = Inputs(504)
     for dtype in (torch.float32, torch.float64):
         for shape in ((4, 3, 5, 7), (3, 1, 6, 2), (1, 3, 4, 4)):
             for p in (2.0, 0.0, 0.5, 3):
-                out, target = draw.normal(*shape, dtype=dtype), draw.normal(*shape, dtype=dtype)
+                out, target = inputs.normal(*shape, dtype=dtype), inputs.normal(*shape, dtype=dtype)
                 level = torch.tensor([0.2, 0.85, 0.0, 1.0], dtype=dtype)[: shape[0]]
                 pairs = zip(out.double().numpy(), target.double().numpy(), strict=True)
-                error = np.array([np.mean((a - b) ** 2) for a, b in pairs])  # picture by picture
+                error = np.array([np.mean((a - b) ** 2) for a, b in pairs])  # image by image
                 weight = (p + 1) * (1 - level.double().numpy()) ** p
                 pixels = math.prod(shape[1:])
                 leaf = out.clone().requires_grad_()
                 found = answer(leaf, target, level, p)
                 if isinstance(found, Tensor) and found.ndim == 0:
                     raise Wrong(
-                        "one number came back for the whole batch; the loss of each picture is "
+                        "one number came back for the whole batch; the loss of each image is "
                         "due, (B,), because each has a weight of its own"
                     )
                 equal(
                     found,
                     torch.tensor(weight * error).to(dtype),
-                    "the loss of a picture is the mean of its squared errors, times (p + 1) "
+                    "the loss of an image is the mean of its squared errors, times (p + 1) "
                     "(1 - s)^p with its own level s",
                     _wrong_losses(out, target, level.double().numpy(), p),
-                    case=f"{shape[0]} pictures of {shape[1:]}, p = {p:g}",
+                    case=f"{shape[0]} images of {shape[1:]}, p = {p:g}",
                 )
                 expect(
                     found.requires_grad,
@@ -503,10 +503,10 @@ def _wrong_losses(out: Tensor, target: Tensor, s: Any, p: float) -> dict[str, Te
         "(p + 1) s^p grows with the level; the weight should fall": (p + 1) * s**p * error,
         "1 - s^p is another curve: the power belongs to (1 - s)": (p + 1) * (1 - s**p) * error,
         "the weight came inside the square: multiply the squared error by it": weight**2 * error,
-        "all pictures have the weight of the mean level": (p + 1) * (1 - s.mean()) ** p * error,
-        "the squares were added up over the picture: take their mean": weight * (gap**2).sum(1),
+        "all images have the weight of the mean level": (p + 1) * (1 - s.mean()) ** p * error,
+        "the squares were added up over the image: take their mean": weight * (gap**2).sum(1),
         "the errors are not squared": weight * np.abs(gap).mean(1),
-        "each picture has its own error; here the mean over the batch was taken": weight
+        "each image has its own error; here the mean over the batch was taken": weight
         * error.mean(),
     }
     return {words: torch.from_numpy(np.asarray(result)) for words, result in results.items()}
@@ -519,10 +519,10 @@ def _wrong_losses(out: Tensor, target: Tensor, s: Any, p: float) -> dict[str, Te
 )
 def damage(answer: Callable[[Tensor, Tensor, torch.Generator], Tensor]) -> None:
     """answer(lowres, level, generator) -> (B, C, H, W): blurred and noised, more at high levels."""
-    draw = Draw(505)
+    inputs = Inputs(505)
     for shape in ((6, 3, 32, 48), (1, 1, 128, 96), (2, 3, 64, 64)):
-        coarse = draw.uniform(*shape[:2], shape[2] // 4, shape[3] // 4, low=-0.7, high=0.7)
-        fine = draw.uniform(*shape, low=-0.3, high=0.3)
+        coarse = inputs.uniform(*shape[:2], shape[2] // 4, shape[3] // 4, low=-0.7, high=0.7)
+        fine = inputs.uniform(*shape, low=-0.3, high=0.3)
         x = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3) + fine
         coarse, fine = _coarse_and_fine(x)
         batch, remains = shape[0], []
@@ -539,8 +539,8 @@ def damage(answer: Callable[[Tensor, Tensor, torch.Generator], Tensor]) -> None:
                 )
             expect(
                 high.square().mean() < 1.5,
-                "the numbers grow: a network wants them of about one size, and pictures and "
-                "standard normal noise have a mean square of 1 at most. Turn the picture down as "
+                "the numbers grow: a network wants them of about one size, and images and "
+                "standard normal noise have a mean square of 1 at most. Turn the image down as "
                 "the noise is turned up",
                 f"Expected:       a mean square of at most 1.5 at level {level:g}\n"
                 f"Found:          {high.square().mean():.2f}",
@@ -549,21 +549,21 @@ def damage(answer: Callable[[Tensor, Tensor, torch.Generator], Tensor]) -> None:
             if level == 0.5:
                 middle = high
         told = ", ".join(f"{r:.2f}" for r in remains)
-        told = f"Found:          correlation with the undamaged picture {told} at levels 0 to 1"
+        told = f"Found:          correlation with the undamaged image {told} at levels 0 to 1"
         expect(
             remains[-1] < 0.15,
-            "at level 1 nothing should be left of the picture, so that the network learns to do "
+            "at level 1 nothing should be left of the image, so that the network learns to do "
             "without",
             told,
         )
         expect(
             remains[2] > 0.15,
-            "at level 0.5 the picture is gone already: half of the scale would be wasted",
+            "at level 0.5 the image is gone already: half of the scale would be wasted",
             told,
         )
         expect(
             all(after < before - 0.02 for before, after in pairwise(remains)),
-            "the higher the level, the less of the picture should be left, all the way",
+            "the higher the level, the less of the image should be left, all the way",
             told,
         )
         level = torch.full((batch,), 0.5)
@@ -579,16 +579,15 @@ def damage(answer: Callable[[Tensor, Tensor, torch.Generator], Tensor]) -> None:
         changes = (middle - other).flatten(1)
         expect(
             batch == 1 or bool((torch.corrcoef(changes) < 0.9).any()),
-            "all pictures of the batch have the same noise: draw it in the shape of the whole "
-            "batch",
+            "all images of the batch have the same noise: draw it in the shape of the whole batch",
         )
         draws = [answer(x, level, _seeded(seed)).detach() for seed in range(20, 28)]
         left = torch.stack(draws).double().mean(0)  # the noise of one draw would blur the shares
         gains = [float((left * part).sum() / (part * part).sum()) for part in (coarse, fine)]
         expect(
             gains[1] < 0.85 * gains[0],  # 0.8 is asked for, and some chance is left
-            "fine details and the coarse picture fade alike, as with noise alone: at level 0.5 "
-            "less should be left of what is fine. Mix the picture with a blurred one, more at "
+            "fine details and the coarse image fade alike, as with noise alone: at level 0.5 "
+            "less should be left of what is fine. Mix the image with a blurred one, more at "
             "higher levels",
             f"Found:          {gains[0]:.2f} of the coarse (means of 4 x 4 pixels) is left, "
             f"{gains[1]:.2f} of the fine",
@@ -605,16 +604,16 @@ def _coarse_and_fine(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _level_of_its_own(answer: Callable[..., Tensor], x: Tensor) -> None:
-    """Levels from 0 to 1 in one batch: the first picture stays, the second goes; or Wrong."""
+    """Levels from 0 to 1 in one batch: the first image stays, the second goes; or Wrong."""
     level = torch.tensor([0.0, 1.0, 0.5, 0.5, 0.9, 0.1])
     found = answer(x, level, _seeded(3))
-    words = "each picture has a level of its own, and is damaged by that one"
+    words = "each image has a level of its own, and is damaged by that one"
     expect(close(found[0], x[0], 1e-3), words, "Tried with:     levels 0, 1, 0.5 in one batch")
     expect(correlation(found[1], x[1]) < 0.2, words, "Tried with:     levels 0, 1, 0.5 together")
     swapped = answer(x, level[[1, 0, 2, 3, 4, 5]], _seeded(3))
     expect(
         close(swapped[2:], found[2:]),
-        "a picture's damage depends on the levels of the others: each has a level of its own",
+        "an image's damage depends on the levels of the others: each has a level of its own",
         "Tried with:     levels 0, 1, 0.5 and then 1, 0, 0.5",
     )
     companions = x.clone()
@@ -622,8 +621,8 @@ def _level_of_its_own(answer: Callable[..., Tensor], x: Tensor) -> None:
     beside = answer(companions, level, _seeded(3))
     expect(
         close(beside[:3], found[:3]),
-        "a picture's damage depends on the other pictures of the batch: do all means and sizes "
-        "for each picture by itself",
+        "an image's damage depends on the other images of the batch: do all means and sizes "
+        "for each image by itself",
     )
 
 

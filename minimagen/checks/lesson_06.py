@@ -1,4 +1,4 @@
-"""Checks of the exercises of lesson 06, thresholds for guided pictures."""
+"""Checks of the exercises of lesson 06, thresholds for guided images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimagen.checks.exercise import Draw, Lesson, close, equal, expect, pair_of
+from minimagen.checks.exercise import Inputs, Lesson, close, equal, expect, pair_of
 from minimagen.checks.oracles import cosine_alpha_sigma
 from minimagen.data.shapes import FULL, ShapesDataset
 from minimagen.schedules import NoiseSchedule
@@ -25,7 +25,7 @@ PRECISIONS = (torch.float32, torch.float64)
 
 
 def _scales(x: Tensor, p: float, method: Any = "linear") -> Tensor:
-    """Percentile of |x| for each picture, (B, 1, 1, 1), by numpy, one after the other."""
+    """Percentile of |x| for each image, (B, 1, 1, 1), by numpy, one after the other."""
     each = [np.quantile(np.abs(a.numpy()), p, method=method) for a in x.double()]
     return torch.tensor(each, dtype=torch.float64).reshape(-1, 1, 1, 1)
 
@@ -40,10 +40,10 @@ def _dynamic(x: Tensor, p: float) -> Tensor:
     return _cut(x, _scales(x, p).clamp(min=1))
 
 
-def _wild(draw: Draw, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Pictures of very different ranges, the first within [-1, 1]; channels differ, too."""
-    x = draw.normal(*shape, dtype=dtype)
-    x = x * draw.uniform(shape[0], shape[1], 1, 1, low=0.5, high=2, dtype=dtype) - 0.4
+def _wild(inputs: Inputs, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Images of very different ranges, the first within [-1, 1]; channels differ, too."""
+    x = inputs.normal(*shape, dtype=dtype)
+    x = x * inputs.uniform(shape[0], shape[1], 1, 1, low=0.5, high=2, dtype=dtype) - 0.4
     first = 0.9 * x[:1] / x[:1].abs().max()
     sizes = torch.tensor([1, 1.4, 6, 25, 0.9], dtype=dtype)[1 : shape[0]]
     return torch.cat([first, x[1:] * sizes.reshape(-1, 1, 1, 1)])
@@ -58,11 +58,11 @@ def _wild(draw: Draw, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 )
 def static(answer: Callable[[Tensor], Tensor]) -> None:
     """answer(x) -> x in [-1, 1]; any shape."""
-    draw = Draw(601)
+    inputs = Inputs(601)
     for dtype in PRECISIONS:
         for shape in ((3, 3, 4, 7), (1, 1, 5, 2), (9,)):
             for size in (3.0, 0.9):
-                x = size * draw.uniform(*shape, low=-1, dtype=dtype)
+                x = size * inputs.uniform(*shape, low=-1, dtype=dtype)
                 x.flatten()[:2] = torch.tensor([-size, size], dtype=dtype)
                 equal(
                     answer(x),
@@ -91,13 +91,13 @@ def static(answer: Callable[[Tensor], Tensor]) -> None:
     look='sections "The model and its captions" and "The measurement" of the lesson',
 )
 def saturated(answer: Callable[..., Tensor]) -> None:
-    """answer(x, limit=0.99) -> share of the values of each picture beyond +-limit, (B,)."""
-    draw = Draw(602)
+    """answer(x, limit=0.99) -> share of the values of each image beyond +-limit, (B,)."""
+    inputs = Inputs(602)
     for dtype in PRECISIONS:
         for shape in ((4, 3, 6, 9), (3, 1, 5, 4), (1, 3, 7, 2)):
             for limit in (0.99, 0.5):
                 sizes = torch.tensor([1.5, 0.9, 3.0, 1.1], dtype=dtype)[: shape[0]]
-                x = draw.normal(*shape, dtype=dtype) * sizes.reshape(-1, 1, 1, 1) + 0.2
+                x = inputs.normal(*shape, dtype=dtype) * sizes.reshape(-1, 1, 1, 1) + 0.2
                 if limit == 0.5:
                     x = (4 * x).round() / 4  # many are 0.5 exactly
                 found = answer(x) if limit == 0.99 else answer(x, limit)
@@ -109,7 +109,7 @@ def saturated(answer: Callable[..., Tensor]) -> None:
                 equal(
                     found,
                     share,
-                    "for each picture, the number of values with |x| > limit, divided by the "
+                    "for each image, the number of values with |x| > limit, divided by the "
                     "number of all its values, is due",
                     {
                         "only the values above the limit count here; those below -limit are "
@@ -132,15 +132,15 @@ def saturated(answer: Callable[..., Tensor]) -> None:
                         .flatten(1)
                         .double()
                         .mean(1),
-                        "one number for the whole batch; the share of each picture is "
+                        "one number for the whole batch; the share of each image is "
                         "due": share.mean(),
-                        "each picture has its own share; this is that of the batch": share.mean()
+                        "each image has its own share; this is that of the batch": share.mean()
                         .expand(shape[0]),
                         "the limit that was given is ignored": (values.abs() > 0.99)
                         .double()
                         .mean(1),
                     },
-                    case=f"{shape[0]} pictures of {shape[1:]}, limit {limit:g}",
+                    case=f"{shape[0]} images of {shape[1:]}, limit {limit:g}",
                     tolerance=1e-6,
                 )  # fmt: skip
 
@@ -154,25 +154,24 @@ def _wrong_dynamic(x: Tensor, p: float) -> dict[str, Tensor]:
     one = torch.ones_like(s)
     results = {
         "nothing is changed": high,
-        "this is static thresholding: every picture is cut at 1, whatever its range (p goes from 0 "
+        "this is static thresholding: every image is cut at 1, whatever its range (p goes from 0 "
         "to 1; numpy.percentile counts to 100)": _cut(x, one),
-        "one percentile was taken for the whole batch, so that a picture depends on its "
-        "companions: take that of each picture": _cut(x, batch.clamp(min=1)),
-        "the largest percentile of the batch was taken for all, so that a picture depends on its "
-        "companions: take that of each picture": _cut(x, s.amax() * one),
+        "one percentile was taken for the whole batch, so that an image depends on its "
+        "companions: take that of each image": _cut(x, batch.clamp(min=1)),
+        "the largest percentile of the batch was taken for all, so that an image depends on its "
+        "companions: take that of each image": _cut(x, s.amax() * one),
         "where the percentile is below 1, nothing is cut: then s is 1, and values beyond 1 become "
         "1": torch.where(percentile > 1, _cut(x, s), high),
         "each channel has a percentile of its own, which changes the colours: take one for all "
-        "channels of a picture": _cut(x, channels.clamp(min=1)),
-        "s is not kept at 1 or above, so that a picture within [-1, 1] is stretched: take "
+        "channels of an image": _cut(x, channels.clamp(min=1)),
+        "s is not kept at 1 or above, so that an image within [-1, 1] is stretched: take "
         "max(1, percentile)": _cut(x, percentile),
         "s is the smaller of 1 and the percentile; it is the larger": _cut(
             x, percentile.clamp(max=1)
         ),
         "the cut is missing: x / s leaves values beyond 1, those above the percentile": high / s,
-        "the division is missing: after the cut at s, the picture still reaches to s": _cut(x, s)
-        * s,
-        "the picture is cut at 1 and then divided by s; cut at s": _cut(x, one) / s,
+        "the division is missing: after the cut at s, the image still reaches to s": _cut(x, s) * s,
+        "the image is cut at 1 and then divided by s; cut at s": _cut(x, one) / s,
         "this is the percentile of x; that of |x| is due, for dark values count as much": _cut(
             x, signed.clamp(min=1)
         ),
@@ -191,32 +190,32 @@ def _wrong_dynamic(x: Tensor, p: float) -> dict[str, Tensor]:
 
 @lesson.exercise(
     "Dynamic thresholding",
-    look='sections "Two remedies" and "One percentile for each picture, not for the batch" of the '
+    look='sections "Two remedies" and "One percentile for each image, not for the batch" of the '
     "lesson; 2205.11487, sec. 2.3",
 )
 def dynamic(answer: Callable[..., Tensor]) -> None:
-    """answer(x, p=0.95) -> clip(x, -s, s) / s, s = max(1, percentile of |x|) of each picture."""
-    draw = Draw(603)
+    """answer(x, p=0.95) -> clip(x, -s, s) / s, s = max(1, percentile of |x|) of each image."""
+    inputs = Inputs(603)
     for dtype in PRECISIONS:
         for shape in ((5, 3, 6, 9), (4, 1, 3, 4), (3, 3, 16, 8), (1, 3, 5, 4)):
             for p in (0.95, 0.8, 1.0):
-                x = _wild(draw, shape, dtype)
+                x = _wild(inputs, shape, dtype)
                 if shape[0] == 1:
                     x = 4 * x  # alone, and out of range
                 found = answer(x) if p == 0.95 else answer(x, p)
                 equal(
                     found,
                     _dynamic(x, p).to(dtype),
-                    "each picture is to be cut at -s and s and divided by s, where s is the "
+                    "each image is to be cut at -s and s and divided by s, where s is the "
                     "percentile of its |x|, but at least 1",
                     _wrong_dynamic(x, p),
-                    case=f"{shape[0]} pictures of {shape[1:]} of different ranges, p = {p:g}",
+                    case=f"{shape[0]} images of {shape[1:]} of different ranges, p = {p:g}",
                 )
                 tame = _scales(x, p).flatten() <= 1
                 inside = tame & (x.abs().flatten(1).amax(1) <= 1)
                 expect(
                     close(found[inside], x[inside], 1e-12),
-                    "a picture within [-1, 1] has to stay exactly as it is, with all its digits",
+                    "an image within [-1, 1] has to stay exactly as it is, with all its digits",
                 )
 
 
@@ -245,11 +244,11 @@ def _velocity(z: Tensor, t: Tensor, captioned: bool) -> Tensor:
 )
 def in_place_of_x(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
     """answer(network, z, t, weight, p, schedule) -> (x, eps); network(z, t, captioned) -> v."""
-    draw = Draw(604)
+    inputs = Inputs(604)
     for dtype in PRECISIONS:
         for shape, shift in (((4, 3, 6, 9), 1.0), ((3, 1, 8, 5), 0.5), ((1, 3, 4, 7), 1.0)):
             for weight, p in ((6.0, 0.95), (2.5, 0.8), (1.0, 0.9), (0.0, 0.9)):
-                z = 1.5 * draw.normal(*shape, dtype=dtype)
+                z = 1.5 * inputs.normal(*shape, dtype=dtype)
                 t = torch.tensor([0.8, 0.35, 0.6, 0.45], dtype=dtype)[: shape[0]]
                 network = _Network()
                 pair = answer(network, z, t, weight, p, NoiseSchedule(shift=shift))
@@ -259,7 +258,7 @@ def in_place_of_x(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
                 )
                 _asked_rightly(network, z, t, weight)
                 tolerance = 1e-9 if dtype == torch.float64 else 2e-4
-                case = f"{shape[0]} pictures of {shape[1:]}, guidance weight {weight:g}, p = {p:g}"
+                case = f"{shape[0]} images of {shape[1:]}, guidance weight {weight:g}, p = {p:g}"
                 _right_pair(pair, z, t, weight, p, shift, case, tolerance)
 
 
@@ -272,7 +271,7 @@ def _asked_rightly(network: _Network, z: Tensor, t: Tensor, weight: float) -> No
     )
     for seen_z, seen_t, _ in network.calls:
         if len(seen_z) != len(z):
-            continue  # picture by picture, or all in one call: x will show
+            continue  # image by image, or all in one call: x will show
         expect(
             close(seen_z, z),
             "the network was given another z than yours was: z is noisy, its values may be "
@@ -326,9 +325,9 @@ def _right_pair(
             "the threshold came before guidance, and once more after it: guide first": _dynamic(
                 guided(_dynamic(x_of(v_cond), p), _dynamic(x_of(v_uncond), p)), p
             ),
-            "the threshold was put on v, what the network puts out; pictures have a range, v has "
+            "the threshold was put on v, what the network puts out; images have a range, v has "
             "none": x_of(_dynamic(v, p)),
-            "a threshold was put on z too; pictures have a range, z has none": _dynamic(
+            "a threshold was put on z too; images have a range, z has none": _dynamic(
                 alpha * _dynamic(z, p) - sigma * v, p
             ),
             "this is the static threshold; the dynamic one is asked for": free.clamp(-1, 1),
@@ -346,10 +345,10 @@ def _right_pair(
             "alpha and sigma are swapped: x_hat is alpha z - sigma v": _dynamic(
                 sigma * z - alpha * v, p
             ),
-            "all pictures have the time of the first": _dynamic(
+            "all images have the time of the first": _dynamic(
                 alpha[:1] * z - sigma[:1] * v, p
             ),
-            "the threshold was put on eps; pictures have a range, noise has none": (
+            "the threshold was put on eps; images have a range, noise has none": (
                 z - sigma * _dynamic(sigma * z + alpha * v, p)
             )
             / alpha,
@@ -394,33 +393,33 @@ def _right_pair(
 @cache
 def _guided() -> tuple[Tensor, Tensor]:
     data = ShapesDataset(FULL, 8, 32, seed=6)
-    pictures = torch.stack([item["image"] for item in data.__getitems__(list(range(8)))])
-    true = (pictures + 1) * torch.linspace(1, 0.6, 32) - 1  # light from the left
+    images = torch.stack([item["image"] for item in data.__getitems__(list(range(8)))])
+    true = (images + 1) * torch.linspace(1, 0.6, 32) - 1  # light from the left
     unguided = 0.7 * true + 0.3 * true.mean(0)  # knows half of what the caption says
     weight = torch.tensor([1.0, 2, 3, 4, 5, 6, 8, 10]).reshape(-1, 1, 1, 1)
     return weight * true + (1 - weight) * unguided, true
 
 
-def guided_pictures() -> tuple[Tensor, Tensor]:
-    """(x, true): eight pictures under guidance weights from 1 to 10, and what they should be."""
+def guided_images() -> tuple[Tensor, Tensor]:
+    """(x, true): eight images under guidance weights from 1 to 10, and what they should be."""
     x, true = _guided()
     return x.clone(), true.clone()
 
 
 def measures(y: Tensor) -> tuple[float, float, float]:
-    """(saturated, flat, kept) of ``guided_pictures`` after a threshold, y.
+    """(saturated, flat, kept) of ``guided_images`` after a threshold, y.
 
     saturated: share of the values beyond +-0.99
     flat: of the differences between neighbours in a row (0.02 or more), the share that is gone (1 %
         or less left)
-    kept: what became of the values that were small before, |x| < 0.5, in the pictures that are far
+    kept: what became of the values that were small before, |x| < 0.5, in the images that are far
         out of range (mean of these): 1 is as they were, 0.5 is half as large
     """
     x, _ = _guided()
     before, after = x.diff(dim=-1).abs(), y.diff(dim=-1).abs()
     differ = before > 0.02
     small = (x * (x.abs() < 0.5)).flatten(1)
-    kept = (y.flatten(1) * small).sum(1) / small.square().sum(1)  # least squares, each picture
+    kept = (y.flatten(1) * small).sum(1) / small.square().sum(1)  # least squares, each image
     return (
         float((y.abs() > 0.99).float().mean()),
         float((after <= 0.01 * before)[differ].float().mean()),
@@ -435,28 +434,27 @@ def measures(y: Tensor) -> tuple[float, float, float]:
 )
 def own_threshold(answer: Callable[[Tensor], Tensor]) -> None:
     """answer(x) -> x in [-1, 1]: fewer saturated values than static, less fading than dynamic."""
-    draw = Draw(605)
+    inputs = Inputs(605)
     for dtype in PRECISIONS:
         for shape in ((4, 3, 6, 9), (5, 1, 8, 5), (1, 3, 4, 4)):
-            x = _wild(draw, shape, dtype)
+            x = _wild(inputs, shape, dtype)
             _keeps_its_promises(answer, 30 * x if shape[0] == 1 else x)
-        barely = draw.uniform(3, 3, 7, 6, low=-1.02, high=1.02, dtype=dtype)
+        barely = inputs.uniform(3, 3, 7, 6, low=-1.02, high=1.02, dtype=dtype)
         barely[:, 0, 0, 0] = 1.02
         change = float((answer(barely) - barely).abs().max())
         expect(
             change <= 0.1,
-            "the threshold sets in with a jump: a picture that is only just out of range is "
+            "the threshold sets in with a jump: an image that is only just out of range is "
             "changed a lot, one that is just within not at all",
-            "Tried with:     pictures from -1.02 to 1.02\n"
-            f"Found:          a change of {change:.2f}",
+            f"Tried with:     images from -1.02 to 1.02\nFound:          a change of {change:.2f}",
         )
-    x, _ = guided_pictures()
+    x, _ = guided_images()
     found, cut = measures(answer(x)), measures(x.clamp(-1, 1))
     facts = "Found:          saturated {:.2f}, flat {:.2f}, kept {:.2f}".format(*found)
     expect(
         found[0] <= cut[0] / 2,
         "too much is saturated: static thresholding leaves "
-        f"{cut[0]:.2f} of the values of the guided pictures beyond +-0.99, yours may leave half of "
+        f"{cut[0]:.2f} of the values of the guided images beyond +-0.99, yours may leave half of "
         "that. Large values have to be pressed together, not cut off",
         facts,
     )
@@ -476,7 +474,7 @@ def own_threshold(answer: Callable[[Tensor], Tensor]) -> None:
 
 
 def _keeps_its_promises(answer: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Shape, range, pictures within it, order, and each picture for itself; or Wrong."""
+    """Shape, range, images within it, order, and each image for itself; or Wrong."""
     found = answer(x)
     expect(found is not None, "nothing came back: is there a return?")
     expect(isinstance(found, Tensor), "a tensor is due, like x")
@@ -486,7 +484,7 @@ def _keeps_its_promises(answer: Callable[[Tensor], Tensor], x: Tensor) -> None:
     for i in range(len(x)):
         expect(
             close(answer(x[i : i + 1]), found[i : i + 1]),
-            "a picture depends on the other pictures of the batch: measure each by itself",
+            "an image depends on the other images of the batch: measure each by itself",
         )
     largest = float(found.abs().max())
     expect(
@@ -494,17 +492,17 @@ def _keeps_its_promises(answer: Callable[[Tensor], Tensor], x: Tensor) -> None:
         "a value is still out of range: all should lie in [-1, 1]",
         f"Found:          {largest:.4g}, where |x| goes to {x.abs().max():.4g}",
     )
-    for picture, result in zip(x, found, strict=True):
-        if picture.abs().max() <= 1:
+    for image, result in zip(x, found, strict=True):
+        if image.abs().max() <= 1:
             equal(
                 result,
-                picture,
-                "a picture within [-1, 1] has to stay as it is",
-                case=f"a picture whose largest |x| is {picture.abs().max():.2f}",
+                image,
+                "an image within [-1, 1] has to stay as it is",
+                case=f"an image whose largest |x| is {image.abs().max():.2f}",
             )
-        order = picture.flatten().argsort()
+        order = image.flatten().argsort()
         expect(
             (result.flatten()[order].diff() > -1e-5).all(),
-            "the order is lost: of two values of a picture, in whichever channel, the larger one "
+            "the order is lost: of two values of an image, in whichever channel, the larger one "
             "has to stay the larger one, or equal",
         )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minimagen.checks.exercise import Draw, Lesson, close, equal, expect, pair_of
+from minimagen.checks.exercise import Inputs, Lesson, close, equal, expect, pair_of
 from minimagen.checks.oracles import correlation, cosine_alpha_sigma
 from minimagen.schedules import NoiseSchedule
 
@@ -59,7 +59,7 @@ def _nearest(x: Tensor, height: int, width: int) -> Tensor:
 )
 def small_and_enlarged(answer: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> None:
     """answer(x, k) -> (small, enlarged); x (B, C, H, W), small (B, C, H / k, W / k)."""
-    draw = Draw(701)
+    inputs = Inputs(701)
     for dtype in PRECISIONS:
         for shape, k in (
             ((2, 3, 8, 12), 4),
@@ -68,15 +68,15 @@ def small_and_enlarged(answer: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -
             ((1, 3, 16, 16), 8),
             ((2, 1, 5, 7), 1),
         ):
-            x = draw.uniform(*shape, low=-1, dtype=dtype)
+            x = inputs.uniform(*shape, low=-1, dtype=dtype)
             height, width = shape[-2:]
             pair = answer(x, k)
             pair_of(
                 pair,
-                "two tensors are due, the small pictures and the enlarged ones: "
+                "two tensors are due, the small images and the enlarged ones: "
                 "return small, enlarged",
             )
-            case = f"pictures {height} high and {width} wide, factor {k}"
+            case = f"images {height} high and {width} wide, factor {k}"
             small = _means(x, k)
             size = (height // k, width // k)
             equal(
@@ -98,7 +98,7 @@ def small_and_enlarged(answer: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -
                     "the largest pixel of each square was taken, and not their mean": (
                         F.max_pool2d(x, k)
                     ),
-                    "the picture is still as large as before": x,
+                    "the image is still as large as before": x,
                     "height and width are swapped": small.transpose(2, 3),
                     "the two are in the wrong order: return small, enlarged": _enlarged(
                         small, height, width
@@ -110,25 +110,25 @@ def small_and_enlarged(answer: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -
             equal(
                 pair[1],
                 expected.to(dtype),
-                "the small picture is to be enlarged bilinearly, to the height and the width of x",
+                "the small image is to be enlarged bilinearly, to the height and the width of x",
                 {
                     "pixels were repeated (nearest): that makes blocks with hard edges, which are "
-                    "not in the picture; use bilinear": _nearest(small, height, width),
+                    "not in the image; use bilinear": _nearest(small, height, width),
                     "align_corners=True puts the centres of the corner pixels onto each other, so "
-                    "the picture is stretched; pixels are squares, leave it False": _enlarged(
+                    "the image is stretched; pixels are squares, leave it False": _enlarged(
                         small, height, width, corners=True
                     ),
                     "this is bicubic: it shoots over at edges, and leaves [-1, 1]": F.interpolate(
                         small, size=(height, width), mode="bicubic"
                     ),
-                    "this is x itself: the detail that the small picture has lost must be lost "
+                    "this is x itself: the detail that the small image has lost must be lost "
                     "here too, so enlarge the small one": x,
-                    "this is still the small picture": small,
+                    "this is still the small image": small,
                     "height and width are swapped": _enlarged(small, width, height),
-                    "not every picture is square: the enlarged one has the wrong width": _enlarged(
+                    "not every image is square: the enlarged one has the wrong width": _enlarged(
                         small, height, height
                     ),
-                    "not every picture is square: the enlarged one has the wrong height": _enlarged(
+                    "not every image is square: the enlarged one has the wrong height": _enlarged(
                         small, width, width
                     ),
                 },
@@ -151,13 +151,13 @@ def _global_state() -> tuple[bytes, bytes, object]:
 
 
 def _all_different(answer: Callable[..., Callable[[], Tensor]]) -> None:
-    """No picture of noise comes twice: not at another call, for another seed or stage."""
+    """No image of noise comes twice: not at another call, for another seed or stage."""
     few, many = [*range(13), 1000, 10_000, 100_000, 999_999], list(range(1000))
     seen: dict[bytes, tuple[int, int, int]] = {}
     for seeds, stage, calls in [(few, i, 3) for i in range(10)] + [(many, i, 1) for i in (0, 1)]:
         for call, batch in enumerate(_calls(answer(seeds, (1, 3, 4), stage), calls)):
-            for seed, picture in zip(seeds, batch, strict=True):
-                key = picture.detach().numpy().tobytes()
+            for seed, image in zip(seeds, batch, strict=True):
+                key = image.detach().numpy().tobytes()
                 other_seed, other_stage, other_call = seen.setdefault(key, (seed, stage, call))
                 if (seed, stage, call) == (other_seed, other_stage, other_call):
                     continue
@@ -179,7 +179,7 @@ def _all_different(answer: Callable[..., Callable[[], Tensor]]) -> None:
 
 
 def _standard_normal(name: str, noise: Tensor) -> None:
-    """Is it, in every picture, each number drawn for itself? noise: (B, C, H, W) in float64"""
+    """Is it, in every image, each number drawn for itself? noise: (B, C, H, W) in float64"""
     room = 6 / noise[0].numel() ** 0.5  # at least 5 standard deviations, as below
     pairs = [(noise[..., 1:], noise[..., :-1]), (noise[:, :, 1:], noise[:, :, :-1])]
     if noise.shape[1] > 1:
@@ -193,7 +193,7 @@ def _standard_normal(name: str, noise: Tensor) -> None:
     mean, spread = rows.mean(1), rows.square().mean(1).sqrt()
     expect(
         (mean.abs() < room).all() and ((spread - 1).abs() < room).all(),
-        f"{name} has to have mean 0 and variance 1, in every picture, as torch.randn gives it",
+        f"{name} has to have mean 0 and variance 1, in every image, as torch.randn gives it",
         f"Found:          mean {mean.mean():.3f}, variance {spread.square().mean():.3f}",
     )
     expect(
@@ -203,18 +203,18 @@ def _standard_normal(name: str, noise: Tensor) -> None:
 
 
 @lesson.exercise(
-    "Noise that belongs to the picture",
-    look='"Picture i depends on caption i and seed i" in the lesson; NoiseSource in '
+    "Noise that belongs to the image",
+    look='"Image i depends on caption i and seed i" in the lesson; NoiseSource in '
     "minimagen/samplers.py",
 )
-def noise_per_picture(answer: Callable[..., Callable[[], Tensor]]) -> None:
+def noise_per_image(answer: Callable[..., Callable[[], Tensor]]) -> None:
     """answer(seeds, shape, stage) -> source; source() -> fresh standard normal (B, *shape)."""
     seeds, shape = [7, 3, 11, 2], (3, 8, 5)
     before = _global_state()
     source = answer(seeds, shape, 0)
     expect(
         callable(source),
-        "what comes back is to be called: noise = NoisePerPicture(...), and then z = noise()",
+        "what comes back is to be called: noise = NoisePerImage(...), and then z = noise()",
     )
     expect(
         seeds == [7, 3, 11, 2], "the list of seeds was changed; whoever gave it may need it still"
@@ -224,7 +224,7 @@ def noise_per_picture(answer: Callable[..., Callable[[], Tensor]]) -> None:
     expect(isinstance(first, Tensor), "a call has to return a tensor (is there a return?)")
     expect(
         first.shape == size,
-        "a call has to give one picture of noise for each seed, of the shape that was asked for",
+        "a call has to give one image of noise for each seed, of the shape that was asked for",
         f"Expected shape: {size}\nFound shape:    {tuple(first.shape)}",
     )
     expect(
@@ -246,13 +246,13 @@ def noise_per_picture(answer: Callable[..., Callable[[], Tensor]]) -> None:
     torch.randn(3)  # somebody else draws in between
     expect(
         torch.equal(again(), first) and torch.equal(again(), second),
-        "the same seeds do not give the same noise again: every picture needs a generator that is "
+        "the same seeds do not give the same noise again: every image needs a generator that is "
         "seeded, and torch's global random numbers must not come in",
     )
     expect(
         untouched,
         "global random numbers are drawn or seeded: whoever else uses them is disturbed; give each "
-        "picture a torch.Generator of its own",
+        "image a torch.Generator of its own",
     )
     many = _calls(answer([4], (2, 3), 2), 40).flatten(1)
     expect(
@@ -264,15 +264,15 @@ def noise_per_picture(answer: Callable[..., Callable[[], Tensor]]) -> None:
     alone = torch.cat([_calls(answer([seed], shape, 1), 3) for seed in seeds], dim=1)
     expect(
         torch.equal(together, alone),
-        "a picture's noise depends on its neighbours in the batch, or on its place among them: "
-        "with one generator for all, or one seed made of all, picture i changes when its batch "
+        "an image's noise depends on its neighbours in the batch, or on its place among them: "
+        "with one generator for all, or one seed made of all, image i changes when its batch "
         "does",
         "Tried with:     seeds [7, 3, 11, 2] in one batch, and each seed alone",
     )
     twice = _calls(answer([5, 5], shape, 1), 2)
     expect(
         torch.equal(twice[:, 0], twice[:, 1]),
-        "the same seed twice in a batch gives two different pictures: its seed alone should count, "
+        "the same seed twice in a batch gives two different images: its seed alone should count, "
         "not its place",
     )
     mine, yours = answer(seeds, shape, 1), answer(seeds, shape, 1)
@@ -307,11 +307,11 @@ def noise_per_picture(answer: Callable[..., Callable[[], Tensor]]) -> None:
 class _Source:
     """Fresh noise at each call, all of which is kept."""
 
-    def __init__(self, draw: Draw, *shape: int) -> None:
-        self.draw, self.shape, self.given = draw, shape, list[Tensor]()
+    def __init__(self, inputs: Inputs, *shape: int) -> None:
+        self.inputs, self.shape, self.given = inputs, shape, list[Tensor]()
 
     def __call__(self) -> Tensor:
-        self.given.append(self.draw.normal(*self.shape))
+        self.given.append(self.inputs.normal(*self.shape))
         return self.given[-1].clone()
 
 
@@ -334,7 +334,7 @@ def _condition(
     shift: float,
     i: int,
 ) -> None:
-    """Is the small picture that stage i was given the right one, rightly noised?"""
+    """Is the small image that stage i was given the right one, rightly noised?"""
     call, side, batch = stages[i].calls[0], noises[i].shape[-1], noises[i].shape[0]
     raw = stages[i - 1].out
     expect(
@@ -352,22 +352,22 @@ def _condition(
     clean = _enlarged(raw.clamp(-1, 1), side, side)
     expected = (alpha * clean + sigma * noise).float()
     mistakes: dict[str, Tensor | float] = {
-        "the small picture is handed on without noise: the augmentation is left out, or at level "
+        "the small image is handed on without noise: the augmentation is left out, or at level "
         "0": clean,
         "the noise that the stage starts from was used for the augmentation too: then the network "
         "sees its own z in the condition; draw fresh noise": alpha * clean + sigma * z,
-        "the picture before is handed on as it came, beyond [-1, 1]: clamp it first": (
+        "the image before is handed on as it came, beyond [-1, 1]: clamp it first": (
             alpha * _enlarged(raw, side, side) + sigma * noise
         ),
         "the pixels were repeated (nearest): enlarge bilinearly, with resize": (
             alpha * _nearest(raw.clamp(-1, 1), side, side) + sigma * noise
         ),
-        "the noisy condition was clamped: clamp the picture, before the noise comes; noise has no "
+        "the noisy condition was clamped: clamp the image, before the noise comes; noise has no "
         "bounds": expected.clamp(-1, 1),
-        "alpha and sigma are swapped: at a low level most is picture": (
+        "alpha and sigma are swapped: at a low level most is image": (
             sigma * clean + alpha * noise
         ),
-        "noise is added, but the picture is not turned down by alpha": clean + sigma * noise,
+        "noise is added, but the image is not turned down by alpha": clean + sigma * noise,
         "this is not the noise of the schedule that was given": (
             default[0] * clean + default[1] * noise
         ),
@@ -381,11 +381,11 @@ def _condition(
         mistakes[words] = a * clean + s * noise
     if i > 1:
         before = _enlarged(stages[i - 2].out.clamp(-1, 1), side, side)
-        mistakes[
-            "this enlarges the base's picture: each stage gets that of the stage before it"
-        ] = alpha * before + sigma * noise
+        mistakes["this enlarges the base's image: each stage gets that of the stage before it"] = (
+            alpha * before + sigma * noise
+        )
         damaged = _enlarged(stages[i - 1].calls[0]["condition"].clamp(-1, 1), side, side)
-        mistakes["the noisy condition of the stage before is handed on, and not its picture"] = (
+        mistakes["the noisy condition of the stage before is handed on, and not its image"] = (
             alpha * damaged + sigma * noise
         )
     if len(noises[i - 1].given) >= 2:
@@ -396,7 +396,7 @@ def _condition(
     equal(
         call["condition"],
         expected,
-        f"stage {i} is to see the picture of stage {i - 1}: clamped, enlarged to its own side, "
+        f"stage {i} is to see the image of stage {i - 1}: clamped, enlarged to its own side, "
         "then noised at its own level with noise of its own source (the second call)",
         mistakes,
         case=f"stage {i} of {len(stages)}, level {levels[i]:g}",
@@ -404,11 +404,11 @@ def _condition(
     )
     expect(
         call["level"].shape == (batch,),
-        f"stage {i} has to be told its level once for each picture, shape (B,)",
+        f"stage {i} has to be told its level once for each image, shape (B,)",
         f"Expected shape: {(batch,)}\nFound shape:    {tuple(call['level'].shape)}",
     )
     told = {
-        "the network is told level 0, that its small picture is clean: tell it the level of the "
+        "the network is told level 0, that its small image is clean: tell it the level of the "
         "noise": torch.zeros(batch),
         "the network is told the level of another stage": torch.full((batch,), levels[i - 1]),
         "the network is told 1 - level": torch.full((batch,), 1 - levels[i]),
@@ -431,21 +431,21 @@ def cascade(answer: Callable[..., list[Tensor]]) -> None:
 
     stages[0](text, z) and stages[i](text, z, condition, level) draw; noises[i]() is fresh noise.
     """
-    draw = Draw(703)
+    inputs = Inputs(703)
     for batch, sides, levels, shift in (
         (3, (4, 8, 24), (0.9, 0.1, 0.4), 1.0),
         (1, (6, 16), (0.5, 0.25), 0.5),
         (2, (8,), (0.3,), 1.0),
         (2, (2, 3, 6, 12), (0.9, 0.05, 0.6, 0.0), 1.0),
     ):
-        text = draw.normal(batch, 5, 4)
-        noises = [_Source(draw, batch, 3, side, side) for side in sides]
-        outs = [draw.normal(batch, 3, side, side) for side in sides]  # a third is beyond [-1, 1]
+        text = inputs.normal(batch, 5, 4)
+        noises = [_Source(inputs, batch, 3, side, side) for side in sides]
+        outs = [inputs.normal(batch, 3, side, side) for side in sides]  # a third is beyond [-1, 1]
         stages = [_Spy(out) for out in outs]
         found = answer(list(stages), text, list(noises), list(levels), NoiseSchedule(shift=shift))
         expect(
             isinstance(found, (list, tuple)) and len(found) == len(stages),
-            "a list with one batch of pictures for each stage is due, the base's first",
+            "a list with one batch of images for each stage is due, the base's first",
             f"Tried with:     {len(stages)} stages",
         )
         for i, stage in enumerate(stages):
@@ -478,7 +478,7 @@ def cascade(answer: Callable[..., list[Tensor]]) -> None:
             if i > 0:
                 small = outs[i - 1].clamp(-1, 1)
                 starts[
-                    "super-resolution starts from pure noise, as the base does; the small picture "
+                    "super-resolution starts from pure noise, as the base does; the small image "
                     "is told beside it, as the condition"
                 ] = _enlarged(small, sides[i], sides[i])
             equal(
@@ -492,23 +492,23 @@ def cascade(answer: Callable[..., list[Tensor]]) -> None:
                 _condition(stages, noises, levels, shift, i)
             else:
                 nothing = call["condition"] is None and call["level"] is None
-                expect(nothing, "the base stage is told no small picture: stages[0](text, z)")
-        for i, (pictures, out) in enumerate(zip(found, outs, strict=True)):
+                expect(nothing, "the base stage is told no small image: stages[0](text, z)")
+        for i, (images, out) in enumerate(zip(found, outs, strict=True)):
             wrong: dict[str, Tensor | float] = {
-                "the pictures are not clamped: what a stage draws may leave [-1, 1]": out,
-                "the pictures are returned in [0, 1]; everywhere else in the course they are in "
+                "the images are not clamped: what a stage draws may leave [-1, 1]": out,
+                "the images are returned in [0, 1]; everywhere else in the course they are in "
                 "[-1, 1]": (out.clamp(-1, 1) + 1) / 2,
             }
             if i > 0:
-                wrong["the noisy condition is returned in place of the stage's picture"] = stages[
+                wrong["the noisy condition is returned in place of the stage's image"] = stages[
                     i
                 ].calls[0]["condition"]
             if i + 1 < len(stages):
-                wrong["the damaged copy, made for the next stage, is returned as the picture"] = (
+                wrong["the damaged copy, made for the next stage, is returned as the image"] = (
                     stages[i + 1].calls[0]["condition"]
                 )
             equal(
-                pictures,
+                images,
                 out.clamp(-1, 1),
                 f"entry {i} of the list has to be what stage {i} drew, clamped to [-1, 1]",
                 wrong,
@@ -532,7 +532,7 @@ def _five(found: Any, x: Tensor) -> dict[str, Tensor]:
         expect(isinstance(part, Tensor), f"{name} has to be a tensor")
         expect(
             part.shape == due,
-            f"{name} has the wrong shape: one time and one level for each picture, and everything "
+            f"{name} has the wrong shape: one time and one level for each image, and everything "
             "else is as large as x",
             f"Expected shape: {tuple(due)}\nFound shape:    {tuple(part.shape)}",
         )
@@ -551,10 +551,10 @@ def _z_and_condition(
 ) -> Tensor:
     """Do z and the condition follow from x and what else was returned? The condition's noise.
 
-    empty: the condition for the same random numbers and a picture of zeros: nothing but noise
+    empty: the condition for the same random numbers and an image of zeros: nothing but noise
     """
     large = x.shape[-1]
-    case = f"pictures of {large} pixels, {side} in the stage before"
+    case = f"images of {large} pixels, {side} in the stage before"
     x, eps, condition = (part.double() for part in (x, parts["eps"], parts["condition"]))
     alpha, sigma = cosine_alpha_sigma(parts["t"], shift)
     default = cosine_alpha_sigma(parts["t"])
@@ -565,13 +565,13 @@ def _z_and_condition(
         parts["z"],
         (alpha * x + sigma * eps).float(),
         "z = alpha x + sigma eps, with the eps that is returned, and with alpha and sigma at each "
-        "picture's own t",
+        "image's own t",
         {
             "alpha and sigma are swapped in z": sigma * x + alpha * eps,
             "z is noised at the level, which belongs to the condition; z has the time t": (
                 a * x + s * eps
             ),
-            "z is made from the enlarged small picture; the stage is to learn the detail, so it "
+            "z is made from the enlarged small image; the stage is to learn the detail, so it "
             "is made from x itself": alpha * clean + sigma * eps,
             "z is x without noise": x,
             "this is not the noise of the schedule that was given": (
@@ -593,7 +593,7 @@ def _z_and_condition(
         "the condition, less its noise, is not x, brought down to the small side, enlarged, and "
         "turned down by alpha at the level that was returned: c = alpha_s enlarged + sigma_s noise",
         {
-            "the condition is x with noise, and not a small picture enlarged: it would tell the "
+            "the condition is x with noise, and not a small image enlarged: it would tell the "
             "stage the detail that it is to learn": a * x,
             "the condition is noised at the time t; it has a level of its own, drawn apart from "
             "t": alpha * clean,
@@ -603,7 +603,7 @@ def _z_and_condition(
             "the condition is enlarged by repeating pixels (nearest); use resize": (
                 a * _nearest(small, large, large)
             ),
-            "the small picture takes one pixel of each square, and not the mean; use resize": (
+            "the small image takes one pixel of each square, and not the mean; use resize": (
                 a * _enlarged(_nearest(x, side, side), large, large)
             ),
             "alpha and sigma are swapped in the condition": s * clean,
@@ -623,21 +623,21 @@ def _z_and_condition(
 
 @lesson.exercise(
     "What a super-resolution stage trains on",
-    look="2106.15282 (conditioning augmentation) and 2205.11487, sec. 2.4; Stage.draw and "
-    "Stage.forward in minimagen/imagen.py",
+    look="2106.15282 (conditioning augmentation) and 2205.11487, sec. 2.4; Stage.training_noise "
+    "and Stage.forward in minimagen/imagen.py",
 )
 def training_inputs(answer: Callable[..., tuple[Tensor, ...]]) -> None:
     """answer(x, side, schedule, generator) -> (z, t, eps, condition, level).
 
-    x (B, C, H, H) in [-1, 1]; side: of the pictures of the stage before; t and level are (B,).
+    x (B, C, H, H) in [-1, 1]; side: of the images of the stage before; t and level are (B,).
     """
-    draw = Draw(704)
+    inputs = Inputs(704)
     for shape, side, shift in (
         ((8, 3, 24, 24), 6, 1.0),
         ((1, 1, 32, 32), 16, 1.0),
         ((6, 1, 27, 27), 9, 0.5),
     ):
-        x = draw.normal(*shape).sign() * draw.uniform(*shape, low=0.2)
+        x = inputs.normal(*shape).sign() * inputs.uniform(*shape, low=0.2)
         schedule = NoiseSchedule(shift=shift)
         for seed in (1, 2, 3):
             state = torch.get_rng_state()
@@ -654,7 +654,7 @@ def training_inputs(answer: Callable[..., tuple[Tensor, ...]]) -> None:
             for name, words in (("t", "time"), ("level", "level")):
                 expect(
                     2 * len(parts[name].unique()) >= len(x),
-                    f"the pictures of a batch share one {words}: each gets its own",
+                    f"the images of a batch share one {words}: each gets its own",
                 )
             expect(
                 not close(parts["t"], parts["level"]),
@@ -675,10 +675,10 @@ def training_inputs(answer: Callable[..., tuple[Tensor, ...]]) -> None:
             )
             expect(
                 related.max() < room,
-                "two pictures of a batch have the same noise (or related noise): each gets its own",
+                "two images of a batch have the same noise (or related noise): each gets its own",
             )
 
-    x, schedule, generator = draw.uniform(1000, 1, 4, 4), NoiseSchedule(), torch.Generator()
+    x, schedule, generator = inputs.uniform(1000, 1, 4, 4), NoiseSchedule(), torch.Generator()
     parts, later, other = (
         _five(answer(x, 2, schedule, generator.manual_seed(seed) if seed else generator), x)
         for seed in (5, None, 6)
@@ -695,7 +695,7 @@ def training_inputs(answer: Callable[..., tuple[Tensor, ...]]) -> None:
         expect(
             abs(mean - 0.5) < 0.046 and abs(variance - 1 / 12) < 0.012,  # 5 standard deviations
             f"{name} has to be uniform between 0 and 1: torch.rand",
-            f"Found:          mean {mean:.3f}, variance {variance:.3f} for 1000 pictures, where "
+            f"Found:          mean {mean:.3f}, variance {variance:.3f} for 1000 images, where "
             "0.5 and 0.083 are due",
         )
     expect(
@@ -712,26 +712,24 @@ def _repeat(x: Tensor, k: int) -> Tensor:
     return x.repeat_interleave(k, dim=2).repeat_interleave(k, dim=3)
 
 
-def _detail(draw: Draw, small: Tensor, k: int) -> Tensor:
-    """What only the large picture can show: noise whose mean over each k x k pixels is 0."""
+def _detail(inputs: Inputs, small: Tensor, k: int) -> Tensor:
+    """What only the large image can show: noise whose mean over each k x k pixels is 0."""
     height, width = k * small.shape[2], k * small.shape[3]
-    fine = draw.uniform(*small.shape[:2], height, width, low=-0.2, high=0.2, dtype=small.dtype)
+    fine = inputs.uniform(*small.shape[:2], height, width, low=-0.2, high=0.2, dtype=small.dtype)
     return fine - _repeat(_means(fine, k).to(small.dtype), k)
 
 
 def _measured(answer: Callable[[Tensor, Tensor], Tensor], small: Tensor, large: Tensor) -> Tensor:
     """The answer in float64, after a look at its shape and range."""
     found = answer(small, large)
-    expect(isinstance(found, Tensor), "a tensor is due: one number for each picture")
+    expect(isinstance(found, Tensor), "a tensor is due: one number for each image")
     expect(
         found.shape == small.shape[:1],
-        "one number for each picture is due, shape (B,)",
+        "one number for each image is due, shape (B,)",
         f"Expected shape: {tuple(small.shape[:1])}\nFound shape:    {tuple(found.shape)}",
     )
-    expect(
-        found.dtype == small.dtype, "the result has to have the precision (dtype) of the pictures"
-    )
-    expect(found.isfinite().all(), "the result has to be finite, for flat pictures too")
+    expect(found.dtype == small.dtype, "the result has to have the precision (dtype) of the images")
+    expect(found.isfinite().all(), "the result has to be finite, for flat images too")
     expect(
         bool((found >= -1e-5).all() and (found <= 1 + 1e-5).all()),
         "the result has to lie between 0 (all is kept) and 1",
@@ -741,25 +739,25 @@ def _measured(answer: Callable[[Tensor, Tensor], Tensor], small: Tensor, large: 
 
 
 @lesson.exercise(
-    "Design: did the second stage keep the picture?",
-    look='SR3, 2104.07636, measures "consistency": the difference of the small picture and the '
+    "Design: did the second stage keep the image?",
+    look='SR3, 2104.07636, measures "consistency": the difference of the small image and the '
     'large one, made small again; "Who decides what?" in the lesson',
 )
 def kept(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """answer(small, large) -> change, (B,) in [0, 1]; (B, C, h, w) and (B, C, k h, k w)."""
-    draw = Draw(705)
+    inputs = Inputs(705)
     for dtype in PRECISIONS:
         for shape, k in (((5, 3, 6, 8), 4), ((4, 1, 5, 4), 3), ((1, 3, 16, 16), 2)):
-            small = draw.uniform(*shape, low=-0.8, high=0.8, dtype=dtype)
-            case = f"Tried with:     small pictures of shape {shape}, enlarged {k} times"
+            small = inputs.uniform(*shape, low=-0.8, high=0.8, dtype=dtype)
+            case = f"Tried with:     small images of shape {shape}, enlarged {k} times"
             plain = _repeat(small, k)
-            detail = _detail(draw, small, k)
+            detail = _detail(inputs, small, k)
             for words, large in (
-                ("a large picture that shows just what the small one shows has to get 0: here each "
+                ("a large image that shows just what the small one shows has to get 0: here each "
                  "pixel was repeated k x k times, so the mean of k x k pixels brings the small one "
                  "back", plain),
-                ("detail too fine for the small picture has to cost nothing, for inventing it is "
-                 "the second stage's work: make the large picture small again (the mean of k x k "
+                ("detail too fine for the small image has to cost nothing, for inventing it is "
+                 "the second stage's work: make the large image small again (the mean of k x k "
                  "pixels) before you compare", plain + detail),
             ):  # fmt: skip
                 score = _measured(answer, small, large)
@@ -773,21 +771,21 @@ def kept(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
             for one, two, least, words in (
                 (half, half + pattern, 0.05, "some pixels became lighter and as many darker: the "
                  "differences cancel each other out; take their size before you take the mean"),
-                (half, half + 0.5, 0.05, "the whole picture became lighter, and that is not "
+                (half, half + 0.5, 0.05, "the whole image became lighter, and that is not "
                  "noticed: it is a change too"),
-                (strong, strong / 2, 0.02, "the picture lost half of its contrast, and that is not "
+                (strong, strong / 2, 0.02, "the image lost half of its contrast, and that is not "
                  "noticed: compare values, not directions or ranks"),
                 (-white, white, 0.9, greatest),
                 (white, -white, 0.9, greatest),
                 (red, red.flip(1), 0.1, "red became blue, and that is not noticed: compare every "
                  "channel, not the mean of the three"),
                 (small, small.roll(2, 3), 0.05, "everything was moved by two pixels of the small "
-                 "picture, and that is not noticed: compare place by place"),
+                 "image, and that is not noticed: compare place by place"),
             ):  # fmt: skip
                 score = _measured(answer, one, _repeat(two, k))
                 facts = f"{case}\nFound:          {score.min():.3g}, where {least} at least is due"
                 expect(score.min() > least, words, facts)
-            target = draw.uniform(*shape, low=-0.8, high=0.8, dtype=dtype)
+            target = inputs.uniform(*shape, low=-0.8, high=0.8, dtype=dtype)
             shares = (0.2, 0.4, 0.7, 1.0)
             scores = torch.stack(
                 [_measured(answer, small, _repeat(small.lerp(target, w), k)) for w in shares]
@@ -795,7 +793,7 @@ def kept(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
             worst = scores.diff(dim=0).amin(0).argmin()
             expect(
                 bool((scores.diff(dim=0) > 0).all() and (scores[0] > 0).all()),
-                "the more of another picture is mixed in, the larger the change has to be",
+                "the more of another image is mixed in, the larger the change has to be",
                 f"{case}\nFound:          "
                 + ", ".join(
                     f"{score:.3g} at {w:.0%}"
@@ -808,15 +806,15 @@ def kept(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
             equal(
                 together,
                 torch.cat(alone),
-                "a picture's number has to depend on that picture alone, not on the others in its "
+                "an image's number has to depend on that image alone, not on the others in its "
                 "batch",
                 tolerance=1e-5,
-                case=f"{len(small)} pictures together, and each alone",
+                case=f"{len(small)} images together, and each alone",
             )
             equal(
                 _measured(answer, small, _repeat(mixed, 2)),
                 together,
-                "how many pixels the large picture has must not count: only what it shows",
+                "how many pixels the large image has must not count: only what it shows",
                 tolerance=1e-4,
                 case=f"enlarged {k} times, and the same with each pixel repeated, {2 * k} times",
             )
@@ -826,8 +824,8 @@ def kept(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
                 others = [_measured(answer, small, near.roll(n, 0)) for n in range(1, len(small))]
                 expect(
                     own.max() < torch.stack(others).min(),
-                    "a picture's own enlargement, slightly changed, has to get less than those of "
-                    "all other pictures",
+                    "an image's own enlargement, slightly changed, has to get less than those of "
+                    "all other images",
                     f"{case}\nFound:          {own.max():.3g} at most for its own, "
                     f"{torch.stack(others).min():.3g} at least for others",
                 )
@@ -838,7 +836,7 @@ def kept(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
         drawn = flat.clone()
         drawn[..., top : top + 3, left : left + 3] = 0.5
         lost = _measured(answer, drawn, _repeat(flat, 4))
-        grain = _measured(answer, drawn, _repeat(drawn + 0.05 * draw.normal(1, 3, 16, 16), 4))
+        grain = _measured(answer, drawn, _repeat(drawn + 0.05 * inputs.normal(1, 3, 16, 16), 4))
         expect(
             lost.min() > 1e-3,
             "a small object was lost, and that is not noticed: look at every place",
@@ -848,7 +846,7 @@ def kept(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     expect(
         min(ratios) >= 2,
         "a lost object of 3 x 3 pixels out of 16 x 16 has to weigh at least twice as much as faint "
-        "grain all over the picture (standard deviation 0.05): few large differences should count "
+        "grain all over the image (standard deviation 0.05): few large differences should count "
         "more than many small ones",
         f"Found:          {min(ratios):.2f} times as much",
     )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minimagen.checks.exercise import Draw, Lesson, Wrong, equal, expect
+from minimagen.checks.exercise import Inputs, Lesson, Wrong, equal, expect
 from minimagen.schedules import NoiseSchedule
 
 lesson = Lesson(8)
@@ -109,16 +109,16 @@ def rate(answer: Callable[[int, int, float, int], float]) -> None:
 # --- 8.2 ------------------------------------------------------------------------------------------
 
 
-def _small_network(draw: Draw, dtype: torch.dtype) -> nn.Module:
+def _small_network(inputs: Inputs, dtype: torch.dtype) -> nn.Module:
     """Parameters of several shapes, also in parts of parts; buffers of whole numbers and others."""
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Sequential(nn.Linear(4, 2)))
     network = network.to(dtype)
     with torch.no_grad():
         for tensor in [*network.parameters(), *network.buffers()]:
             if tensor.is_floating_point():
-                tensor.copy_(draw.normal(*tensor.shape, dtype=dtype))
+                tensor.copy_(inputs.normal(*tensor.shape, dtype=dtype))
             else:
-                tensor.copy_(draw.whole(high=100))
+                tensor.copy_(inputs.whole(high=100))
     return network
 
 
@@ -142,7 +142,7 @@ def _same(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> bool:
 )
 def moving_average(answer: Callable[..., None]) -> None:
     """answer(average, model, step, longest=0.999): moves the module ``average``, in place."""
-    draw = Draw(802)
+    inputs = Inputs(802)
     for dtype, step, longest in (
         (torch.float32, 1, 0.999),
         (torch.float64, 7, 0.999),
@@ -150,7 +150,7 @@ def moving_average(answer: Callable[..., None]) -> None:
         (torch.float64, 100_000, 0.999),
         (torch.float64, 20, 0.9),
     ):
-        model, average = _small_network(draw, dtype), _small_network(draw, dtype)
+        model, average = _small_network(inputs, dtype), _small_network(inputs, dtype)
         average.requires_grad_(step == 7)  # most averages are frozen, not all
         for weight in model.parameters():
             weight.grad = torch.ones_like(weight)
@@ -274,13 +274,13 @@ class _Spy(nn.Module):
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         expect(
             isinstance(z, Tensor) and z.ndim == 4 and len(z) == self.batch,
-            "the network is called as network(z, t), with noisy pictures of the shape of x",
+            "the network is called as network(z, t), with noisy images of the shape of x",
         )
         shape = tuple(t.shape) if isinstance(t, Tensor) else ()
         expect(
             shape == (self.batch,),
-            "the network wants the time of each picture, t of shape (B,): draw one per picture, "
-            "and give alpha and sigma the dimensions of a picture, not t",
+            "the network wants the time of each image, t of shape (B,): draw one per image, "
+            "and give alpha and sigma the dimensions of an image, not t",
             f"Expected shape: ({self.batch},)\nFound shape:    {shape}",
         )
         self.asked.append(_Asked(z.detach(), t.detach(), self.training, torch.is_grad_enabled()))
@@ -292,7 +292,7 @@ class _Spy(nn.Module):
 
 
 class _Truth(NamedTuple):
-    """What a step should have done, from the noisy pictures that the network was shown."""
+    """What a step should have done, from the noisy images that the network was shown."""
 
     losses: dict[str, Tensor]  # the loss, and wrong ones, by the target
     gradient: Tensor  # of all weights, as one vector
@@ -314,7 +314,7 @@ def _truth(weights: Tensor, x: Tensor, z: Tensor, t: Tensor) -> _Truth:
     }
     losses = {name: ((out - target) ** 2).mean() for name, target in targets.items()}
     losses["added"] = ((out - targets["v"]) ** 2).sum()
-    losses["per picture"] = losses["added"] / len(x)
+    losses["per image"] = losses["added"] / len(x)
     losses["absolute"] = (out - targets["v"]).abs().mean()
     losses["half"] = losses["v"] / 2
     losses["not squared"] = (out - targets["v"]).mean()
@@ -350,8 +350,8 @@ def _distance_to(values: Tensor, distribution: Callable[[Tensor], Tensor]) -> fl
 def _chance(step: Callable[[_Spy, Tensor, torch.Generator], _Asked]) -> None:
     """Are times uniform, and is the noise standard normal, one for each pixel?"""
     number, shape = 3000, (3000, 2, 2, 2)
-    draw = Draw(8031)
-    x = draw.whole(*shape, high=2) * 2.0 - 1
+    inputs = Inputs(8031)
+    x = inputs.whole(*shape, high=2) * 2.0 - 1
     generator = torch.Generator().manual_seed(1)
     first = step(_Spy(number, 2, 0.1), x, generator)
     second = step(_Spy(number, 2, 0.1), x, generator)
@@ -359,7 +359,7 @@ def _chance(step: Callable[[_Spy, Tensor, torch.Generator], _Asked]) -> None:
     t = first.t.double()
     expect(
         len(t.unique()) > number / 2,
-        "many pictures have the same time: draw one for each, any number in [0, 1] (torch.rand)",
+        "many images have the same time: draw one for each, any number in [0, 1] (torch.rand)",
     )
     expect(
         torch.equal(first.t, again.t) and torch.equal(first.z, again.z),
@@ -386,7 +386,7 @@ def _chance(step: Callable[[_Spy, Tensor, torch.Generator], _Asked]) -> None:
     swapped = (first.z.double() - sigma * x) / alpha
     middle = (t > 0.05) & (t < 0.95)
 
-    same = "the noise of some pixels, channels, pictures or steps is the same: draw a number for "
+    same = "the noise of some pixels, channels, images or steps is the same: draw a number for "
     same += "each entry of x, torch.randn(x.shape, generator=generator)"
     expect(bool((eps[middle].std(0) > 0.05).all()), same)
 
@@ -404,7 +404,7 @@ def _chance(step: Callable[[_Spy, Tensor, torch.Generator], _Asked]) -> None:
             "rand; sigma, not sigma^2)",
             facts,
         )
-    # Two entries of the same picture; the same entry of neighbours, and in two steps; noise and x.
+    # Two entries of the same image; the same entry of neighbours, and in two steps; noise and x.
     columns = torch.cat([eps.flatten(1), eps.roll(1, 0).flatten(1), noises[1].flatten(1)], 1)
     columns = torch.cat([columns, x.double().flatten(1)], 1)[middle]
     correlation = torch.corrcoef(columns.T) - torch.eye(columns.shape[1])
@@ -418,7 +418,7 @@ def _chance(step: Callable[[_Spy, Tensor, torch.Generator], _Asked]) -> None:
 )
 def training_step(answer: Callable[..., float]) -> None:
     """answer(network, optimizer, schedule, x, generator, clip=1.0) -> the loss, a number."""
-    draw = Draw(803)
+    inputs = Inputs(803)
     schedule = NoiseSchedule()
     for shape, size, clip in (
         ((5, 3, 4, 6), 4.0, 1.0),
@@ -431,7 +431,7 @@ def training_step(answer: Callable[..., float]) -> None:
         generator = torch.Generator().manual_seed(shape[0])
         moving = left = torch.zeros_like(network.weights())
         for number in (1, 2):
-            x = draw.uniform(*shape, low=-1, high=1)
+            x = inputs.uniform(*shape, low=-1, high=1)
             before = network.weights()
             network.asked.clear()
             if clip == 1.0:
@@ -457,7 +457,7 @@ def training_step(answer: Callable[..., float]) -> None:
             )
             expect(
                 shape[0] == 1 or len(asked.t.unique()) > 1,
-                "one time for the whole batch: draw one for each picture, t of shape (B,)",
+                "one time for the whole batch: draw one for each image, t of shape (B,)",
             )
             expect(
                 bool(((asked.t >= 0) & (asked.t <= 1)).all()),
@@ -466,7 +466,7 @@ def training_step(answer: Callable[..., float]) -> None:
             )
             expect(
                 not torch.equal(asked.z, x),
-                "the network is shown the clean picture x: it has to see z = alpha x + sigma eps",
+                "the network is shown the clean image x: it has to see z = alpha x + sigma eps",
             )
             expect(
                 not (isinstance(loss, Tensor) and loss.requires_grad),
@@ -485,8 +485,8 @@ def training_step(answer: Callable[..., float]) -> None:
                 "the target has a plus: v = alpha eps - sigma x": "sum",
                 "the target has the wrong sign: v = alpha eps - sigma x": "minus",
                 "the squares are added up: the loss is their mean, over all entries": "added",
-                "the squares are added up within a picture: the loss is their mean, over all "
-                "entries": "per picture",
+                "the squares are added up within an image: the loss is their mean, over all "
+                "entries": "per image",
                 "the differences are not squared": "absolute",
                 "the differences are not squared ": "not squared",
                 "the mean is squared: first the square, then the mean": "squared last",
@@ -507,7 +507,7 @@ def training_step(answer: Callable[..., float]) -> None:
                 _plain(loss),
                 float(truth.losses["v"]),
                 "the loss is not the plain mean of (network(z, t) - v)^2, with z = alpha x + sigma "
-                "eps and v = alpha eps - sigma x of each picture's own alpha and sigma: is there a "
+                "eps and v = alpha eps - sigma x of each image's own alpha and sigma: is there a "
                 "weight, or is the noise not drawn once and used in both?",
                 {words: truth.losses[name] for words, name in wrong.items()},
                 case=case,
@@ -623,14 +623,14 @@ def _validation(
 
 @lesson.exercise(
     "Validate with the averaged weights",
-    look="below 'Training the whole model' in the lesson: on other pictures, with the averaged "
+    look="below 'Training the whole model' in the lesson: on other images, with the averaged "
     "weights, and always with the same noise",
 )
 def validation(answer: Callable[..., float]) -> None:
-    """answer(network, average, batches, losses_of, seed) -> the mean loss of a picture."""
-    draw = Draw(804)
+    """answer(network, average, batches, losses_of, seed) -> the mean loss of an image."""
+    inputs = Inputs(804)
     for sizes, seed, training in (((4, 4, 1), 3, True), ((2, 5), 8, False), ((3,), 0, True)):
-        batches = [draw.uniform(size, 3, dtype=torch.float64) * (i + 1)
+        batches = [inputs.uniform(size, 3, dtype=torch.float64) * (i + 1)
                    for i, size in enumerate(sizes)]  # fmt: skip
         network = _Judged(1.5, 0.25).train(training)
         network.weight.grad = torch.ones((), dtype=torch.float64)
@@ -642,7 +642,7 @@ def validation(answer: Callable[..., float]) -> None:
         found = _gradients_stay_on(
             functools.partial(answer, network, average, batches, losses_of, seed)
         )
-        case = f"batches of {', '.join(map(str, sizes))} pictures, seed {seed}"
+        case = f"batches of {', '.join(map(str, sizes))} images, seed {seed}"
         expect(losses_of.calls, "losses_of was not asked: it gives the losses of a batch, (B,)")
         losses = _validation(0.5, -0.5, batches, seed)
         every = torch.cat(losses)
@@ -650,7 +650,7 @@ def validation(answer: Callable[..., float]) -> None:
         equal(
             _plain(found.detach() if isinstance(found, Tensor) else found),
             float(every.mean()),
-            "the result is not the mean of the losses of all pictures, with the averaged weights, "
+            "the result is not the mean of the losses of all images, with the averaged weights, "
             "in eval mode, with noise from one generator of that seed",
             {
                 "the network's own weights were judged, not the averaged ones: "
@@ -659,16 +659,16 @@ def validation(answer: Callable[..., float]) -> None:
                 "too": torch.cat(_validation(1.5, -1.5, batches, seed)).mean(),
                 "the network is in training mode, and has its own weights: eval(), and "
                 "load_state_dict(average)": torch.cat(_validation(4.5, 0.75, batches, seed)).mean(),
-                "this is the mean of the batches' means: then each picture of a small last batch "
+                "this is the mean of the batches' means: then each image of a small last batch "
                 "counts more than the others; add up the losses and divide by the number of "
-                "pictures": torch.stack([part.mean() for part in losses]).mean(),
-                "this is the sum of the losses: divide by the number of pictures": every.sum(),
-                "the sum is divided by the number of batches, not by that of pictures": every.sum()
+                "images": torch.stack([part.mean() for part in losses]).mean(),
+                "this is the sum of the losses: divide by the number of images": every.sum(),
+                "the sum is divided by the number of batches, not by that of images": every.sum()
                 / len(losses),
-                "not all batches are as large as the first: count the pictures of each": every.sum()
+                "not all batches are as large as the first: count the images of each": every.sum()
                 / (len(losses) * len(losses[0])),
                 "only the last batch counts": losses[-1].mean(),
-                "the last batch is left out: its few pictures count too": torch.cat(
+                "the last batch is left out: its few images count too": torch.cat(
                     losses[:-1] or losses
                 ).mean(),
                 "only the first batch counts": losses[0].mean(),
@@ -771,7 +771,7 @@ def _unread_does_not_count(name: str, caption: Said, reading: Said) -> bool | No
     return None if reading[name] is None else _right_if_said(name, caption, reading)
 
 
-def _scenes(draw: Draw, number: int) -> tuple[list[Said], list[Said]]:
+def _scenes(inputs: Inputs, number: int) -> tuple[list[Said], list[Said]]:
     """Captions that leave things open, and readings that are mostly right; 'mood' is never said."""
     attributes: dict[str, Sequence[object]] = {
         "count": (1, 2),
@@ -787,11 +787,11 @@ def _scenes(draw: Draw, number: int) -> tuple[list[Said], list[Said]]:
     for _ in range(number):
         caption, reading = {}, {}
         for name, values in attributes.items():
-            value = values[int(draw.whole(high=len(values)))]
-            said, right, unread = (float(draw.uniform()) for _ in range(3))
+            value = values[int(inputs.whole(high=len(values)))]
+            said, right, unread = (float(inputs.uniform()) for _ in range(3))
             if name in ("count", "colour") or (name != "mood" and said < 0.5):
                 caption[name] = value
-            other = values[int(draw.whole(high=len(values)))]
+            other = values[int(inputs.whole(high=len(values)))]
             reading[name] = value if right < 0.8 else None if unread < 0.5 else other
         captions.append(caption)
         readings.append(reading)
@@ -799,15 +799,15 @@ def _scenes(draw: Draw, number: int) -> tuple[list[Said], list[Said]]:
 
 
 @lesson.exercise(
-    "Do the pictures show what is said?",
-    look="'Do the pictures show what the captions say?' in the lesson: everything that a caption "
+    "Do the images show what is said?",
+    look="'Do the images show what the captions say?' in the lesson: everything that a caption "
     "says must be right; what it leaves open does not count",
 )
 def fidelity(answer: Callable[[list[Said], list[Said]], dict[str, float]]) -> None:
     """answer(captions, readings) -> {"exact match": share, and one for each attribute said}."""
-    draw = Draw(805)
+    inputs = Inputs(805)
     for number in (40, 9, 2, 1, 25):
-        captions, readings = _scenes(draw, number)
+        captions, readings = _scenes(inputs, number)
         if number == 2:  # only these two attributes are said, and one of them never shown
             captions = [{"count": 1, "shape": "star"}, {"count": 2}]
             readings = [{"count": 1, "shape": None, "size": "small"}, {"count": 2, "shape": "star",
@@ -839,20 +839,20 @@ def fidelity(answer: Callable[[list[Said], list[Said]], dict[str, float]]) -> No
         equal(
             found["exact match"],
             exact,
-            "the exact match is the share of pictures that have everything right that their own "
+            "the exact match is the share of images that have everything right that their own "
             "caption says",
             {
-                "the exact match is a mean of the attributes' shares: a picture with one thing "
+                "the exact match is a mean of the attributes' shares: an image with one thing "
                 "wrong is no half match, all(...) must be right": sum(shares.values())
                 / len(shares),
-                "the exact match is a mean over single attributes: a picture with one thing wrong "
+                "the exact match is a mean over single attributes: an image with one thing wrong "
                 "is no match, all(...) must be right": sum(map(sum, verdicts))
                 / sum(map(len, verdicts)),
-                "the exact match is a mean of the shares within each picture: one thing wrong, and "
+                "the exact match is a mean of the shares within each image: one thing wrong, and "
                 "it is no match": sum(sum(row) / len(row) for row in verdicts) / number,
                 "the shares of the attributes were multiplied, as if mistakes were independent: "
-                "look at each picture instead": math.prod(shares.values()),
-                "the exact match is the worst attribute's share: look at each picture instead": min(
+                "look at each image instead": math.prod(shares.values()),
+                "the exact match is the worst attribute's share: look at each image instead": min(
                     shares.values()
                 ),
                 "what the caption leaves open counts as wrong: only what it says is to be "
@@ -864,7 +864,7 @@ def fidelity(answer: Callable[[list[Said], list[Said]], dict[str, float]]) -> No
                     map(any, verdicts)
                 )
                 / number,
-                "this counts the pictures: divide by how many there are": exact * number,
+                "this counts the images: divide by how many there are": exact * number,
                 "a share is due, from 0 to 1, not a percentage": exact * 100,
                 "an attribute that could not be read (None) counts as right: the caption speaks of "
                 "it, so it is wrong": sum(unread_is_open) / number,
@@ -899,11 +899,11 @@ def fidelity(answer: Callable[[list[Said], list[Said]], dict[str, float]]) -> No
             equal(
                 found[name],
                 share,
-                f"the share of {name!r} is that of the captions which speak of it whose picture "
+                f"the share of {name!r} is that of the captions which speak of it whose image "
                 "has it right",
                 {words: of[name] for words, of in mistaken.items()}
                 | {
-                    "this counts the pictures: divide by how many captions speak of it": share
+                    "this counts the images: divide by how many captions speak of it": share
                     * sum(name in caption for caption in captions)
                 },
                 case=f"{case}, attribute {name!r}",
@@ -912,7 +912,7 @@ def fidelity(answer: Callable[[list[Said], list[Said]], dict[str, float]]) -> No
 
 # --- 8.6 ------------------------------------------------------------------------------------------
 
-EQUAL = ((30, 0.5), (60, 0.9), (100, 0.95), (400, 0.7))  # pictures of each setting, share right
+EQUAL = ((30, 0.5), (60, 0.9), (100, 0.95), (400, 0.7))  # images of each setting, share right
 UNEQUAL = (
     (30, (0.9, 0.9, 0.15, 0.9)),
     (200, (0.95, 0.7, 0.95, 0.95, 0.75, 0.95)),
@@ -920,9 +920,9 @@ UNEQUAL = (
 )
 
 
-def _counts(draw: Draw, number: int, shares: Sequence[float]) -> list[int]:
-    """How many of ``number`` pictures are right, for each setting."""
-    return [int((draw.uniform(number) < share).sum()) for share in shares]
+def _counts(inputs: Inputs, number: int, shares: Sequence[float]) -> list[int]:
+    """How many of ``number`` images are right, for each setting."""
+    return [int((inputs.uniform(number) < share).sum()) for share in shares]
 
 
 def _accused(answer: Callable[..., Any], right: list[int], drawn: list[int]) -> list[bool]:
@@ -948,14 +948,14 @@ def _is_truth(value: object) -> bool:
 
 @lesson.exercise(
     "Design: which settings are really worse?",
-    look="a share p of n pictures is uncertain by about sqrt(p (1 - p) / n); and of six equal "
+    look="a share p of n images is uncertain by about sqrt(p (1 - p) / n); and of six equal "
     "settings, the luckiest is the 'best'",
 )
 def worse(answer: Callable[[list[int], list[int]], Sequence[bool]]) -> None:
     """answer(right, drawn) -> for each setting, whether it is significantly worse than the best."""
     for right, drawn, due, idea in (
         ([190, 100], [200, 200], [False, True],
-         "half of 200 pictures is clearly worse than 190 of 200"),
+         "half of 200 images is clearly worse than 190 of 200"),
         ([190, 186], [200, 200], [False, False],
          "186 of 200 is not clearly worse than 190 of 200: such a gap comes about by chance"),
         ([190, 100, 186, 60], [200] * 4, [False, True, False, True],
@@ -971,13 +971,13 @@ def worse(answer: Callable[[list[int], list[int]], Sequence[bool]]) -> None:
          "100 of 200 is clearly worse than 95 of 100: the best has the highest share, not the "
          "highest count"),
         ([3, 880], [3, 1000], [False, False],
-         "3 of 3 is the highest share, but three pictures prove little: both shares are uncertain, "
+         "3 of 3 is the highest share, but three images prove little: both shares are uncertain, "
          "and a share of 1 too, though p (1 - p) is 0 there"),
         ([900, 3], [1000, 4], [False, False],
-         "3 of 4 is less than 90 %, but four pictures prove little: both shares are uncertain"),
+         "3 of 4 is less than 90 %, but four images prove little: both shares are uncertain"),
         ([8, 700], [9, 1000], [False, False],
-         "700 of 1000 is less than 8 of 9, but nine pictures prove little: both shares are "
-         "uncertain, each by its own number of pictures"),
+         "700 of 1000 is less than 8 of 9, but nine images prove little: both shares are "
+         "uncertain, each by its own number of images"),
         ([50, 50, 50], [50, 50, 50], [False] * 3,
          "all right in every setting: none is worse (does something divide by 0?)"),
         ([0, 0, 0], [50, 50, 50], [False] * 3,
@@ -998,17 +998,17 @@ def worse(answer: Callable[[list[int], list[int]], Sequence[bool]]) -> None:
         "the same counts give another answer the second time: seed what you draw",
     )
 
-    draw, times, accused = Draw(806), 50, 0
+    inputs, times, accused = Inputs(806), 50, 0
     for number, share in EQUAL:
         for _ in range(times):
-            accused += any(_accused(answer, _counts(draw, number, [share] * 6), [number] * 6))
+            accused += any(_accused(answer, _counts(inputs, number, [share] * 6), [number] * 6))
     rate = accused / (times * len(EQUAL))
     expect(
         rate <= 0.2,
         "too many false accusations: where six settings are equally good, the best of them is so "
         "by luck, and five comparisons with it are five chances of a mistake. Ask for more than "
         "two standard deviations (0.05 / 5 for each comparison), and for a larger gap where few "
-        "pictures were drawn",
+        "images were drawn",
         f"Expected:       in about 10 % of the experiments, at most 20 %\n"
         f"Found:          in {100 * rate:.0f} % of {times * len(EQUAL)}",
     )
@@ -1016,14 +1016,14 @@ def worse(answer: Callable[[list[int], list[int]], Sequence[bool]]) -> None:
         best = max(shares)
         found = wrong = 0
         for _ in range(20):
-            said = _accused(answer, _counts(draw, number, shares), [number] * len(shares))
+            said = _accused(answer, _counts(inputs, number, shares), [number] * len(shares))
             found += sum(said[i] for i, share in enumerate(shares) if share < best)
             wrong += any(said[i] for i, share in enumerate(shares) if share == best)
         power = found / (20 * sum(share < best for share in shares))
-        facts = f"Tried with:     {number} pictures each, true shares {list(shares)}\n"
+        facts = f"Tried with:     {number} images each, true shares {list(shares)}\n"
         expect(
             power >= 0.8,
-            "a difference that is there is not found: with more pictures a smaller gap is enough, "
+            "a difference that is there is not found: with more images a smaller gap is enough, "
             "it shrinks like 1 / sqrt(n)",
             f"{facts}Expected:       the worse ones are named in at least 80 % of the experiments\n"
             f"Found:          in {100 * power:.0f} %",

@@ -124,7 +124,7 @@ def _near(parser: Parser, flag: str) -> str | None:
     return known[near[0]] if near else None
 
 
-def run(
+def run_command(
     parser: Parser, work: Callable[[dict[str, Any]], int | None], argv: Sequence[str] | None
 ) -> int:
     """Do the work of a command; the exit code, after one line on stderr if it failed.
@@ -153,7 +153,7 @@ def run(
 
 
 def _exit_code(error: Exception) -> int | None:
-    """The exit code for an error, see ``run``; None for a fault of ours."""
+    """The exit code for an error, see ``run_command``; None for a fault of ours."""
     if isinstance(error, ValueError | OSError):
         return 2 if isinstance(error, ValueError) else 1
     from minimagen.training import RunError, RunStopped  # only here: this imports torch

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from minimagen.cli.common import Parser, add_flags, count, run, set_threads
+from minimagen.cli.common import Parser, add_flags, count, run_command, set_threads
 from minimagen.generation.config import GenerationConfig
 from minimagen.settings import from_text
 
@@ -24,7 +24,7 @@ Defaults stand in brackets. N[,N...] is one value for all stages, or one for eac
 
 
 def main(argv: Sequence[str] | None = None, program: str = "inference.py") -> int:
-    """Run the command; returns its exit code, see ``common.run``."""
+    """Run the command; returns its exit code, see ``common.run_command``."""
     parser = Parser(program, DESCRIPTION)
     add_flags(parser, GenerationConfig)
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None, program: str = "inference.py") -> in
         set_threads(config.threads)
         infer(config)
 
-    return run(parser, work, argv)
+    return run_command(parser, work, argv)
 
 
 def infer(config: GenerationConfig) -> Generated:

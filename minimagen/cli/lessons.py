@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minimagen.cli.common import Parser, count, run
+from minimagen.cli.common import Parser, count, run_command
 from minimagen.course import course_file
 
 DESCRIPTION = """\
@@ -28,7 +28,7 @@ FIRST = Path("notebooks") / "00_start_here.ipynb"
 
 
 def main(argv: Sequence[str] | None = None, program: str = "minimagen lessons") -> int:
-    """Run the command; returns its exit code, see ``common.run``."""
+    """Run the command; returns its exit code, see ``common.run_command``."""
     parser = Parser(program, DESCRIPTION)
     parser.add_argument(
         "folder", nargs="?", default=DEFAULT, metavar="FOLDER", help=f"where to copy to ({DEFAULT})"
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None, program: str = "minimagen lessons") 
         _report(copy_lessons(folder), folder)
         return 0 if given["no_lab"] else open_lab(folder, browser=not given["no_browser"])
 
-    return run(parser, work, argv)
+    return run_command(parser, work, argv)
 
 
 class Copied(NamedTuple):

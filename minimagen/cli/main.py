@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from minimagen.cli.common import Parser, add_flags, run, set_threads
+from minimagen.cli.common import Parser, add_flags, run_command, set_threads
 from minimagen.cli.inference import infer
 from minimagen.data.shapes import WORLDS
 from minimagen.generation.config import GenerationConfig
@@ -48,7 +48,7 @@ HELD_OUT_BATCH = 25  # drawn at a time
 
 
 def main(argv: Sequence[str] | None = None, program: str = "main.py") -> int:
-    """Run the command; returns its exit code, see ``common.run``."""
+    """Run the command; returns its exit code, see ``common.run_command``."""
     defaults = ", ".join(f"{flag_name(name)} {to_text(value)}" for name, value in DEFAULTS.items())
     parser = Parser(program, DESCRIPTION.format(defaults=defaults))
     add_flags(parser, TrainConfig, skip=OF_TRAIN_ALONE)
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None, program: str = "main.py") -> int:
         train_and_draw(plan, generation, parser)
         print(f"all done in {time.perf_counter() - began:.0f} s{_peak_memory()}")
 
-    return run(parser, work, argv)
+    return run_command(parser, work, argv)
 
 
 def train_and_draw(plan: Plan, generation: GenerationConfig, parser: Parser) -> None:

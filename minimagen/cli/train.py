@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from minimagen.cli.common import Parser, add_flags, run, set_threads
+from minimagen.cli.common import Parser, add_flags, run_command, set_threads
 from minimagen.training.config import TrainConfig
 
 DESCRIPTION = """\
@@ -20,7 +20,7 @@ each stage."""
 
 
 def main(argv: Sequence[str] | None = None, program: str = "train.py") -> int:
-    """Run the command; returns its exit code, see ``common.run``."""
+    """Run the command; returns its exit code, see ``common.run_command``."""
     parser = Parser(program, DESCRIPTION)
     add_flags(parser, TrainConfig)
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None, program: str = "train.py") -> int:
         set_threads(plan.config.threads)
         train(plan, say=parser.say)
 
-    return run(parser, work, argv)
+    return run_command(parser, work, argv)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ def make_dataset(
 ) -> ShapesDataset | RealDataset:
     """A map-style data set of {"image": (3, side, side) in [-1, 1], "caption": str}.
 
-    name:     a shapes world (``WORLDS``), a directory of pictures, or the id of a Hub data set
-    side:     side of the pictures, in pixels
-    length:   number of scenes drawn, or the most pictures taken from real data (None: all)
+    name:     a shapes world (``WORLDS``), a directory of images, or the id of a Hub data set
+    side:     side of the images, in pixels
+    length:   number of scenes drawn, or the most images taken from real data (None: all)
     seed:     of that draw; data sets of one name, length and seed have the same captions in the
               same order at every side
     held_out: only scenes that training never sees; of shapes worlds alone

@@ -1,6 +1,6 @@
-"""Real pictures with captions, from the Hugging Face Hub or from a folder of one's own.
+"""Real images with captions, from the Hugging Face Hub or from a folder of one's own.
 
-A folder of one's own is an ``imagefolder``: pictures, and a ``metadata.csv`` (or ``.jsonl``) beside
+A folder of one's own is an ``imagefolder``: images, and a ``metadata.csv`` (or ``.jsonl``) beside
 them, with the columns ``file_name`` and that of the captions.
 """
 
@@ -19,23 +19,23 @@ from torch.utils.data import Dataset
 
 from minimagen.data.shapes import WORLDS
 
-CACHE_BYTES = 2**29  # of prepared pictures kept in memory; larger data sets are decoded every epoch
+CACHE_BYTES = 2**29  # of prepared images kept in memory; larger data sets are decoded every epoch
 
 
 class RealDataset(Dataset[dict[str, object]]):
-    """A map-style data set of real pictures: the ``train`` split of a Hub data set or a folder.
+    """A map-style data set of real images: the ``train`` split of a Hub data set or a folder.
 
-    An item is {"image": (3, side, side) in [-1, 1], "caption": str}, see ``prepare``. ``captions``
-    holds those of all items; a missing one is the empty caption.
+    An item is {"image": (3, side, side) in [-1, 1], "caption": str}, see ``crop_square``.
+    ``captions`` holds those of all items; a missing one is the empty caption.
 
     name:           a directory, or the id of a Hub data set
-    side:           side of the pictures, in pixels
-    length:         at most this many pictures, drawn by ``seed``; None takes all
-    image_column:   its column of pictures
+    side:           side of the images, in pixels
+    length:         at most this many images, drawn by ``seed``; None takes all
+    image_column:   its column of images
     caption_column: its column of captions, one string each
 
     Raises ValueError, in one line, when there is no such data set or column. An item raises one
-    when its picture cannot be read.
+    when its image cannot be read.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class RealDataset(Dataset[dict[str, object]]):
         if side < 1:
             raise ValueError(f"side is {side}, it should be a positive number of pixels")
         if length is not None and length < 1:
-            raise ValueError(f"length is {length}, it should be a positive number of pictures")
+            raise ValueError(f"length is {length}, it should be a positive number of images")
         rows = _load(name)
-        _check_column(name, rows, image_column, datasets.Image, "image", "pictures")
+        _check_column(name, rows, image_column, datasets.Image, "image", "images")
         _check_column(name, rows, caption_column, datasets.Value, "caption", "strings")
         if length is not None and length < len(rows):
             rows = rows.select(sorted(random.Random(seed).sample(range(len(rows)), length)))
@@ -72,16 +72,16 @@ class RealDataset(Dataset[dict[str, object]]):
         return {"image": image, "caption": self.captions[index]}
 
     def _pixels(self, index: int) -> Tensor:
-        """The picture as bytes, (side, side, 3), decoded when first asked for."""
+        """The image as bytes, (side, side, 3), decoded when first asked for."""
         if len(self._bytes) and self._prepared[index]:
             return self._bytes[index]
         try:
             image = self._rows[index][self._image_column]
-            pixels = torch.from_numpy(np.array(prepare(image, self.side)))
+            pixels = torch.from_numpy(np.array(crop_square(image, self.side)))
         except (OSError, AttributeError, Image.DecompressionBombError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ValueError(
-                f"picture {index} of data set {self.name!r} cannot be read: {reason}"
+                f"image {index} of data set {self.name!r} cannot be read: {reason}"
             ) from None
         if len(self._bytes):
             self._bytes[index] = pixels
@@ -89,8 +89,8 @@ class RealDataset(Dataset[dict[str, object]]):
         return pixels
 
 
-def prepare(image: Image.Image, side: int) -> Image.Image:
-    """A picture as a square of ``side`` pixels, RGB.
+def crop_square(image: Image.Image, side: int) -> Image.Image:
+    """An image as a square of ``side`` pixels, RGB.
 
     The middle is cut out, so that nothing is squashed, and resized with antialiasing (bicubic).
     What is transparent becomes white.
@@ -106,7 +106,7 @@ def _load(name: str) -> datasets.Dataset:
     """The rows of the ``train`` split, without a word or a bar on the terminal."""
     what = (
         f"data set {name!r} cannot be loaded, it should be one of {', '.join(WORLDS)}, a directory "
-        "of pictures with a metadata.csv, or the id of a Hub data set such as 'owner/name'"
+        "of images with a metadata.csv, or the id of a Hub data set such as 'owner/name'"
     )
     local = Path(name).is_dir()
     if not local and name.count("/") != 1:
@@ -127,7 +127,7 @@ def _load(name: str) -> datasets.Dataset:
         if bars:
             datasets.enable_progress_bars()
     if not len(rows):
-        raise ValueError(f"data set {name!r} has no pictures, it should have at least one")
+        raise ValueError(f"data set {name!r} has no images, it should have at least one")
     return rows
 
 

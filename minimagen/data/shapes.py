@@ -1,13 +1,13 @@
-"""The captioned-shapes world: an endless, seeded, offline source of pictures and captions.
+"""The captioned-shapes world: an endless, seeded, offline source of images and captions.
 
 Three steps, each a plain function, lead from nothing to a training pair:
 
     description = sample_description(world, rng)       what the caption will say
     text        = caption(description, rng)            one of several English phrasings of it
-    picture     = render([place(description, rng)], side)   a picture that shows it
+    image     = render([place(description, rng)], side)   an image that shows it
 
 ``parse_caption`` is the way back from the text to the description, so that any caption, typed or
-drawn, can be checked against a picture (``minimagen.evaluation``).
+drawn, can be checked against an image (``minimagen.evaluation``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (140, 140, 140),
     "black": (20, 20, 20),
 }
-RADII: dict[str, tuple[float, float]] = {  # share of the picture's side: alone, one of two
+RADII: dict[str, tuple[float, float]] = {  # share of the image's side: alone, one of two
     "small": (0.26, 0.17),
     "large": (0.35, 0.225),
 }
@@ -70,7 +70,7 @@ class Description:
 
 @dataclass(frozen=True)
 class PlacedObject:
-    """One object of a picture; ``x, y`` (from top left) and ``radius`` are shares of the side."""
+    """One object of an image; ``x, y`` (from top left) and ``radius`` are shares of the side."""
 
     shape: str
     colour: str
@@ -107,7 +107,7 @@ class World:
         """The fixed tenth of the (colour, shape) pairs that never occurs in training.
 
         They lie on a diagonal: every shape and every colour is still seen in training, only not
-        together, so that a right picture of one shows that the model composes.
+        together, so that a right image of one shows that the model composes.
         """
         count = round(len(self.combinations) / 10)
         colours, shapes = self.colours, self.shapes
@@ -155,7 +155,7 @@ _REVERSED = re.compile(r"\b(right of|below|under)\b|^(on the right|at the bottom
 _VERTICAL = re.compile(r"\b(above|over|below|under|top|bottom)\b")
 _HORIZONTAL = re.compile(r"\b(left|right)\b")
 # What stands in a caption beside its objects and its background.
-_LINKS = {"a", "an", "one", "picture", "of", "on"}
+_LINKS = {"a", "an", "one", "image", "of", "on"}
 _LINKS |= set(re.findall("[a-z]+", " ".join(text for texts in _PAIR.values() for text in texts)))
 
 
@@ -171,7 +171,7 @@ def phrasings(description: Description) -> list[str]:
     """All captions that say ``description``, each a different wording of the same content."""
     words = [_words(thing) for thing in description.objects]
     if len(words) == 1:
-        texts = [_article(words[0]), f"one {words[0]}", f"a picture of {_article(words[0])}"]
+        texts = [_article(words[0]), f"one {words[0]}", f"an image of {_article(words[0])}"]
     else:
         templates = _PAIR[description.relation or RELATIONS[0]]
         texts = [template.format(*map(_article, words)) for template in templates]
@@ -344,21 +344,21 @@ def _to_range(rgb: tuple[int, int, int]) -> list[float]:
 
 
 def render(scenes: Sequence[Scene], side: int) -> Tensor:
-    """Pictures of scenes, shape (len(scenes), 3, side, side), float32 in [-1, 1].
+    """Images of scenes, shape (len(scenes), 3, side, side), float32 in [-1, 1].
 
     Raises ValueError when ``side`` is not positive.
     """
     if side < 1:
         raise ValueError(f"side is {side}, it should be a positive number of pixels")
-    picture = torch.tensor([_to_range(BACKGROUNDS[scene.background]) for scene in scenes])
-    picture = picture.reshape(-1, 3, 1, 1).repeat(1, 1, side, side)
+    image = torch.tensor([_to_range(BACKGROUNDS[scene.background]) for scene in scenes])
+    image = image.reshape(-1, 3, 1, 1).repeat(1, 1, side, side)
     for layer in range(max((len(scene.objects) for scene in scenes), default=0)):
         rows = [i for i, scene in enumerate(scenes) if len(scene.objects) > layer]
         objects = [scenes[i].objects[layer] for i in rows]
         mask = coverage(objects, side).unsqueeze(1)  # (N, 1, H, W)
         colour = torch.tensor([_to_range(COLOURS[o.colour]) for o in objects])
-        picture[rows] += mask * (colour.reshape(-1, 3, 1, 1) - picture[rows])
-    return picture
+        image[rows] += mask * (colour.reshape(-1, 3, 1, 1) - image[rows])
+    return image
 
 
 # --- the data set ---------------------------------------------------------------------------------
@@ -367,12 +367,12 @@ def render(scenes: Sequence[Scene], side: int) -> Tensor:
 class ShapesDataset(Dataset[dict[str, object]]):
     """A map-style data set of captioned shapes; item i depends on ``seed`` and i alone.
 
-    An item is {"image": (3, side, side) in [-1, 1], "caption": str}. Pictures are drawn when first
+    An item is {"image": (3, side, side) in [-1, 1], "caption": str}. Images are drawn when first
     asked for and kept as bytes, so that later epochs cost nothing.
 
     world:    which attributes there are (``MINIMAL`` or ``FULL``)
     length:   number of scenes
-    side:     side of the pictures, in pixels
+    side:     side of the images, in pixels
     seed:     of scenes, places and phrasings
     held_out: only scenes with a held-out combination, instead of none
     """
@@ -403,8 +403,8 @@ class ShapesDataset(Dataset[dict[str, object]]):
         """Many items at once, as torch's DataLoader asks for them: one call draws them all."""
         new = [i for i in indices if not self._drawn[i]]
         if new:
-            pictures = render([self.scenes[i] for i in new], self.side)
-            self._bytes[new] = ((pictures + 1) * 127.5).round().to(torch.uint8)
+            images = render([self.scenes[i] for i in new], self.side)
+            self._bytes[new] = ((images + 1) * 127.5).round().to(torch.uint8)
             self._drawn[new] = True
         images = self._bytes[indices].float() / 127.5 - 1
         return [

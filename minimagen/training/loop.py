@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from minimagen.imagen import Draws, Stage
+from minimagen.imagen import Stage, TrainingNoise
 from minimagen.randomness import generator, seed_of
 from minimagen.training.batches import StageData, epoch_batches
 from minimagen.training.state import TrainingState
@@ -89,23 +89,23 @@ def train_stage(
     weights, averages = list(state.stage.parameters()), list(state.ema.parameters())
 
     while state.epoch < settings.epochs:
-        began, loss, images = time.perf_counter(), torch.zeros((), device=device), 0
+        began, loss, count = time.perf_counter(), torch.zeros((), device=device), 0
         state.stage.train()
         here = (settings.seed, index, state.epoch)
         batches = epoch_batches(data.train, size, settings.accum_iter, ORDER, *here)
         mine = [batch[rank::processes] or batch[:1] for batch in batches[state.batch :]]
         for batch in data.load(mine):
-            pictures, text, mask = (part.to(device, non_blocking=True) for part in batch)
+            images, text, mask = (part.to(device, non_blocking=True) for part in batch)
             number = (*here, state.batch)
-            draws = state.stage.draw(
+            noise = state.stage.training_noise(
                 len(batches[state.batch]), settings.text_dropout, generator(NOISE, *number)
             )
-            draws = Draws(*(part[rank::processes] for part in draws)).to(device)
+            noise = TrainingNoise(*(part[rank::processes] for part in noise)).to(device)
             if state.stage.unet.config.dropout > 0:  # draws from torch's own generator
                 torch.manual_seed(seed_of(DROPOUT, *number, rank))
             state.batch += 1
             with accelerator.accumulate(model):
-                losses = model(pictures, text, mask, draws)  # (B,)
+                losses = model(images, text, mask, noise)  # (B,)
                 accelerator.backward(losses.mean())
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(weights, settings.clip_norm)
@@ -117,7 +117,7 @@ def train_stage(
             total = losses.detach().sum()
             state.sums[0] += total
             state.sums[1] += len(losses)
-            loss, images = loss + total, images + len(losses)
+            loss, count = loss + total, count + len(losses)
             if not accelerator.sync_gradients:
                 continue
             state.step += 1
@@ -127,9 +127,9 @@ def train_stage(
             if state.step % 20 == 0:
                 check_loss(state, index)
             yield StepRecord(
-                state.epoch, state.step, steps, state.batch, images * processes, loss / images, lr
+                state.epoch, state.step, steps, state.batch, count * processes, loss / count, lr
             )
-            loss, images = torch.zeros((), device=device), 0
+            loss, count = torch.zeros((), device=device), 0
 
         state.sums = accelerator.reduce(state.sums)
         check_loss(state, index)
@@ -162,13 +162,13 @@ def validate(
     total = torch.zeros((), device=device)
     loader = data.load([[data.valid[place] for place in part] for part in parts])
     for part, batch in zip(parts, loader, strict=True):
-        pictures, text, mask = (tensor.to(device) for tensor in batch)
+        images, text, mask = (tensor.to(device) for tensor in batch)
         seed = (VALIDATION, settings.seed, settings.stage)
-        each = [stage.draw(1, 0.0, generator(*seed, place)) for place in part]
-        draws = Draws(*(torch.cat(rows) for rows in zip(*each, strict=True)))
-        draws = draws._replace(t=(torch.tensor(part) + 0.5) / count).to(device)  # spread evenly
+        each = [stage.training_noise(1, 0.0, generator(*seed, place)) for place in part]
+        noise = TrainingNoise(*(torch.cat(rows) for rows in zip(*each, strict=True)))
+        noise = noise._replace(t=(torch.tensor(part) + 0.5) / count).to(device)  # spread evenly
         with accelerator.autocast():
-            total += stage(pictures, text, mask, draws).float().sum()
+            total += stage(images, text, mask, noise).float().sum()
     return accelerator.reduce(total).item() / count
 
 

@@ -23,10 +23,10 @@ def by_einops(x, eps, alpha):
 
 @right(check.noising)
 def in_a_loop(x, eps, alpha):
-    pictures = []
-    for picture, noise, a in zip(x, eps, alpha, strict=True):
-        pictures.append(a * picture + torch.sin(torch.acos(a)) * noise)
-    return torch.stack(pictures)
+    images = []
+    for image, noise, a in zip(x, eps, alpha, strict=True):
+        images.append(a * image + torch.sin(torch.acos(a)) * noise)
+    return torch.stack(images)
 
 
 @right(check.noising)
@@ -114,7 +114,7 @@ def divided_by_alpha(x, eps, alpha):
     return alpha * (x + (1 / alpha**2 - 1).sqrt() * eps)
 
 
-@wrong(check.noising, "with alpha = 1 the picture itself")
+@wrong(check.noising, "with alpha = 1 the image itself")
 def away_from_the_ends(x, eps, alpha):
     return by_einops(x, eps, alpha.clamp(0.001, 0.999))
 
@@ -472,7 +472,7 @@ def the_sides_of_the_lesson(log_snr, side, reference):
 
 
 @wrong(check.shifting, "a smaller one less")
-def larger_pictures_only(log_snr, side, reference):
+def larger_images_only(log_snr, side, reference):
     return log_snr - 2 * math.log(max(side / reference, 1))
 
 

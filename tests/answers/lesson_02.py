@@ -47,7 +47,7 @@ def by_a_table_of_factors(kind, out, z, alpha, sigma):
 
 
 @right(check.views)
-def picture_by_picture(kind, out, z, alpha, sigma):
+def image_by_image(kind, out, z, alpha, sigma):
     def one(out, z, angle):
         a, s = torch.cos(angle), torch.sin(angle)
         if kind == "v":
@@ -163,7 +163,7 @@ def one_level_for_all(kind, out, z, alpha, sigma):
     return by_cases(kind, out, z, alpha[0], sigma[0])
 
 
-@wrong(check.views, "from kind = 'eps' the clean picture does not come back")
+@wrong(check.views, "from kind = 'eps' the clean image does not come back")
 def clamped(kind, out, z, alpha, sigma):
     return by_cases(kind, out, z, alpha, sigma).clamp(-1, 1)
 
@@ -502,7 +502,7 @@ def with_something_on_sigma(z, data, alpha, sigma):
     return _weighted(z, data, alpha, sigma.clamp(min=0.3), lambda d, s: -d / (2 * s**2))
 
 
-@wrong(check.best_denoiser, "this is the nearest picture")
+@wrong(check.best_denoiser, "this is the nearest image")
 def nearest(z, data, alpha, sigma):
     return data[((z[:, None] - alpha[:, None] * data) ** 2).flatten(2).sum(2).argmin(1)]
 
@@ -536,7 +536,7 @@ def with_more_below(z, data, alpha, sigma):
     return (weights / (weights.sum(1, keepdim=True) + 1e-8) @ data.flatten(1)).view_as(z)
 
 
-@wrong(check.best_denoiser, "a picture has one weight")
+@wrong(check.best_denoiser, "an image has one weight")
 def each_pixel_alone(z, data, alpha, sigma):
     gap = (z[:, None] - alpha[:, None] * data) ** 2  # (B, K, C, H, W)
     return (torch.softmax(-gap / (2 * sigma[:, None] ** 2), 1) * data).sum(1)
@@ -593,7 +593,7 @@ def by_factors(z, x_hat, alpha_t, sigma_t, alpha_s, sigma_s, eta, noise):
 
 
 @right(check.ddim_step)
-def picture_by_picture_in_floats(z, x_hat, alpha_t, sigma_t, alpha_s, sigma_s, eta, noise):
+def image_by_image_in_floats(z, x_hat, alpha_t, sigma_t, alpha_s, sigma_s, eta, noise):
     steps = []
     for i in range(len(z)):
         a_t, s_t, a_s, s_s = (float(q[i]) for q in (alpha_t, sigma_t, alpha_s, sigma_s))
@@ -914,12 +914,12 @@ def with_an_epsilon(kind, out, x, eps, alpha, sigma, gamma=5.0):
     return weight(kind, out, x, eps, alpha, sigma, gamma)
 
 
-@wrong(check.min_snr, "each picture's loss is the mean")
+@wrong(check.min_snr, "each image's loss is the mean")
 def root_of_the_mean(*arguments):
     return by_its_own_error(*arguments).sqrt()
 
 
-@wrong(check.min_snr, "each picture's loss is the mean")
+@wrong(check.min_snr, "each image's loss is the mean")
 def a_smooth_cap(kind, out, x, eps, alpha, sigma, gamma=5.0):
     weight = _weighed(lambda kind, snr, gamma: gamma * snr / (gamma + snr) / _own(kind, snr))
     return weight(kind, out, x, eps, alpha, sigma, gamma)
@@ -1116,7 +1116,7 @@ def levels_of_one_end(denoise, z, schedule):
         yield z
 
 
-@wrong(check.own_sampler, "one time for each picture")
+@wrong(check.own_sampler, "one time for each image")
 def one_time_for_all(denoise, z, schedule):
     def ask(z, t):
         return denoise(z, t[0])

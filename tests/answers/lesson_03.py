@@ -165,11 +165,11 @@ def by_einops(h, scale_shift, groups):
 
 
 @right(check.scale_and_shift)
-def picture_by_picture(h, scale_shift, groups):
+def image_by_image(h, scale_shift, groups):
     out, count = [], h.shape[1]
-    for picture, row in zip(h, scale_shift, strict=True):
+    for image, row in zip(h, scale_shift, strict=True):
         parts = []
-        for part in picture.split(count // groups):
+        for part in image.split(count // groups):
             std, mean = torch.std_mean(part, correction=0)
             parts.append((part - mean) / torch.sqrt(std**2 + 1e-5))
         normed = torch.cat(parts)
@@ -214,7 +214,7 @@ def normalised_last(h, scale_shift, groups):
     return F.group_norm((1 + scale) * h + shift, groups)
 
 
-@wrong(check.scale_and_shift, "over all pictures of the batch")
+@wrong(check.scale_and_shift, "over all images of the batch")
 def over_the_batch(h, scale_shift, groups):
     scale, shift = _scale_shift(scale_shift)
     rows = h.reshape(len(h), groups, -1)
@@ -288,8 +288,8 @@ def small_number_outside_the_root(h, scale_shift, groups):
     ) + shift
 
 
-@wrong(check.scale_and_shift, "of the first picture were taken for all")
-def condition_of_the_first_picture(h, scale_shift, groups):
+@wrong(check.scale_and_shift, "of the first image were taken for all")
+def condition_of_the_first_image(h, scale_shift, groups):
     return by_torch(h, scale_shift[:1].expand_as(scale_shift), groups)
 
 
@@ -298,7 +298,7 @@ def shift_alone(h, scale_shift, groups):
     return F.group_norm(h, groups) + _scale_shift(scale_shift)[1]
 
 
-@wrong(check.scale_and_shift, "those of one group of channels of one picture")
+@wrong(check.scale_and_shift, "those of one group of channels of one image")
 def scale_by_exp(h, scale_shift, groups):
     scale, shift = _scale_shift(scale_shift)
     return scale.exp() * F.group_norm(h, groups) + shift
@@ -487,7 +487,7 @@ def asked_by_the_keys(h, to_q, to_k, to_v, heads):
     return _attention(h, (to_k, to_q, to_v), heads)
 
 
-@wrong(check.attention, "its own picture only")
+@wrong(check.attention, "its own image only")
 def across_the_batch(h, to_q, to_k, to_v, heads):
     line = rearrange(h, "b c h w -> 1 c (b h) w")
     out = by_torchs_attention(line, to_q, to_k, to_v, heads)
@@ -502,7 +502,7 @@ def sides_swapped_at_the_end(h, to_q, to_k, to_v, heads):
 
 
 @wrong(check.attention, "your code stopped with")
-def square_pictures_only(h, to_q, to_k, to_v, heads):
+def square_images_only(h, to_q, to_k, to_v, heads):
     q, k, v = _parts(h, (to_q, to_k, to_v), heads)
     out = F.scaled_dot_product_attention(q, k, v)
     side = math.isqrt(q.shape[2])
@@ -1245,7 +1245,7 @@ class OneResidualBlock(_Blocks):
 
 
 @right(check.denoiser)
-class AddsToTheNoisyPicture(_Blocks):
+class AddsToTheNoisyImage(_Blocks):
     """alpha z + sigma F(z, t): the blocks answer with -v."""
 
     def __init__(self):
@@ -1360,7 +1360,7 @@ class Detached(_Blocks):
         return super().forward(z, t).detach()
 
 
-@wrong(check.denoiser, "depends on the other pictures")
+@wrong(check.denoiser, "depends on the other images")
 class OneTimeForTheBatch(_Blocks):
     def forward(self, z, t):
         return super().forward(z, t.mean().expand(len(t)))

@@ -596,7 +596,7 @@ def number_by_number(text, null_text, p, generator):
     return torch.where(torch.rand(text.shape, generator=generator) < p, null_text, text)
 
 
-@wrong(check.hiding, "or none: draw one number for each picture and not one for the batch")
+@wrong(check.hiding, "or none: draw one number for each image and not one for the batch")
 def the_whole_batch(text, null_text, p, generator):
     hide = torch.rand(1, generator=generator) < p
     return torch.where(hide, null_text.expand_as(text), text)
@@ -630,7 +630,7 @@ def seeded_each_time(text, null_text, p, generator):
     return by_index(text, null_text, p, generator)
 
 
-@wrong(check.hiding, "each picture has to be drawn by itself")
+@wrong(check.hiding, "each image has to be drawn by itself")
 def a_fixed_number_of_captions(text, null_text, p, generator):
     out = text.clone()
     out[torch.randperm(len(text), generator=generator)[: round(p * len(text))]] = null_text
@@ -785,15 +785,15 @@ def the_step_alone(network, z, t, text, null_text, w):
     return w * (cond - uncond)
 
 
-@wrong(check.guidance, "texts at other pictures")
-def only_pictures_side_by_side(network, z, t, text, null_text, w):
+@wrong(check.guidance, "texts at other images")
+def only_images_side_by_side(network, z, t, text, null_text, w):
     texts = torch.cat([text, null_text.expand_as(text)])
     out = network(z.repeat_interleave(2, 0), t.repeat_interleave(2), texts)
     return guide(*out.chunk(2), w)
 
 
 @wrong(check.guidance, "taken apart as if")
-def pictures_mixed_up(network, z, t, text, null_text, w):
+def images_mixed_up(network, z, t, text, null_text, w):
     """Put together one after the other, taken apart as if side by side."""
     nothing = null_text.expand_as(text)
     out = network(torch.cat([z, z]), torch.cat([t, t]), torch.cat([text, nothing]))
@@ -806,13 +806,13 @@ def w_clamped(network, z, t, text, null_text, w):
 
 
 @wrong(check.guidance, "w = 0 ignores the caption")
-def clamped_to_pictures(network, z, t, text, null_text, w):
+def clamped_to_images(network, z, t, text, null_text, w):
     """The network may put out noise; thresholds are another lesson."""
     return guide(*_both(network, z, t, text, null_text), w).clamp(-1, 1)
 
 
 @wrong(check.guidance, "the network was called more than once")
-def picture_by_picture(network, z, t, text, null_text, w):
+def image_by_image(network, z, t, text, null_text, w):
     rows = [
         _both(network, z[i : i + 1], t[i : i + 1], text[i : i + 1], null_text)
         for i in range(len(z))
@@ -827,7 +827,7 @@ def off_at_zero(network, z, t, text, null_text, w):
     return guide(*_both(network, z, t, text, null_text), w)
 
 
-@wrong(check.guidance, "larger than twice the pictures")
+@wrong(check.guidance, "larger than twice the images")
 def three_batches(network, z, t, text, null_text, w):
     texts = torch.cat([text, null_text.expand_as(text), text])
     cond, uncond, _ = network(z.repeat(3, 1, 1, 1), t.repeat(3), texts).chunk(3)
@@ -946,7 +946,7 @@ def the_same_twice(count, seed):
     return [(one, one) for one, _ in _pairs(count, seed)]
 
 
-@wrong(check.swapped, "one picture can show both captions")
+@wrong(check.swapped, "one image can show both captions")
 def open_sizes(count, seed):
     pairs = _pairs(count - 1, seed)
     return [("a small red star above a red star", "a red star above a small red star"), *pairs]

@@ -19,8 +19,8 @@ def bilinear(x, size):
     return F.interpolate(x, size=size, mode="bilinear")
 
 
-def scaled(pictures):
-    return pictures.float() / 127.5 - 1
+def scaled(images):
+    return images.float() / 127.5 - 1
 
 
 def noise_like(x, generator):
@@ -55,14 +55,14 @@ def one_in_each_part_and_shuffled(batch, generator, training, fixed=0.1):
     return (places + torch.rand(batch, generator=generator)) / batch
 
 
-@wrong(check.levels, "all pictures of a batch got the same level")
+@wrong(check.levels, "all images of a batch got the same level")
 def one_for_the_batch(batch, generator, training, fixed=0.1):
     return torch.rand(1, generator=generator).repeat(batch) if training else by_the_package(
         batch, generator, training, fixed
     )  # fmt: skip
 
 
-@wrong(check.levels, "one level is due for each picture")
+@wrong(check.levels, "one level is due for each image")
 def a_single_number(batch, generator, training, fixed=0.1):
     return torch.rand((), generator=generator) if training else torch.tensor(fixed)
 
@@ -134,31 +134,31 @@ def sorted_levels(batch, generator, training, fixed=0.1):
 
 
 @right(check.right_place)
-def with_the_package(pictures, size, level, schedule, generator):
-    large = bilinear(2 * (pictures / 255) - 1, size)
+def with_the_package(images, size, level, schedule, generator):
+    large = bilinear(2 * (images / 255) - 1, size)
     return augment(large, level, noise_like(large, generator), schedule)
 
 
 @right(check.right_place)
-def enlarged_and_then_scaled(pictures, size, level, schedule, generator):
-    large = bilinear(pictures.to(torch.float32), size) / 127.5 - 1
+def enlarged_and_then_scaled(images, size, level, schedule, generator):
+    large = bilinear(images.to(torch.float32), size) / 127.5 - 1
     alpha, sigma = schedule.alpha_sigma(level.reshape(-1, 1, 1, 1))
     return alpha * large + sigma * noise_like(large, generator)
 
 
 @right(check.right_place)
-def picture_by_picture(pictures, size, level, schedule, generator):
+def image_by_image(images, size, level, schedule, generator):
     result = []
-    for picture, s in zip(pictures, level, strict=True):
+    for image, s in zip(images, level, strict=True):
         alpha, sigma = schedule.alpha_sigma(s)
-        large = bilinear(scaled(picture)[None], size)[0]
+        large = bilinear(scaled(image)[None], size)[0]
         result.append(alpha * large + sigma * torch.empty_like(large).normal_(generator=generator))
     return torch.stack(result)
 
 
 @right(check.right_place)
-def by_log_snr_and_einops(pictures, size, level, schedule, generator):
-    large = bilinear((pictures.float() - 127.5) / 127.5, size)
+def by_log_snr_and_einops(images, size, level, schedule, generator):
+    large = bilinear((images.float() - 127.5) / 127.5, size)
     log_snr = rearrange(schedule.log_snr(level), "b -> b 1 1 1")
     noise = noise_like(large, generator)
     return log_snr.sigmoid().sqrt() * large + (-log_snr).sigmoid().sqrt() * noise
@@ -169,165 +169,165 @@ def noised(large, level, schedule, generator):
 
 
 @wrong(check.right_place, "twice as strong")
-def noise_before_scaling(pictures, size, level, schedule, generator):
-    return 2 * noised(bilinear(pictures / 255, size), level, schedule, generator) - 1
+def noise_before_scaling(images, size, level, schedule, generator):
+    return 2 * noised(bilinear(images / 255, size), level, schedule, generator) - 1
 
 
 @wrong(check.right_place, "much too weak")
-def noise_on_bytes(pictures, size, level, schedule, generator):
-    return noised(bilinear(pictures.float(), size), level, schedule, generator) / 127.5 - 1
+def noise_on_bytes(images, size, level, schedule, generator):
+    return noised(bilinear(images.float(), size), level, schedule, generator) / 127.5 - 1
 
 
 @wrong(check.right_place, "blotches")
-def noise_before_enlarging(pictures, size, level, schedule, generator):
-    return bilinear(noised(scaled(pictures), level, schedule, generator), size)
+def noise_before_enlarging(images, size, level, schedule, generator):
+    return bilinear(noised(scaled(images), level, schedule, generator), size)
 
 
 @wrong(check.right_place, "scale them to [-1, 1]")
-def never_scaled(pictures, size, level, schedule, generator):
-    return noised(bilinear(pictures / 255, size), level, schedule, generator)
+def never_scaled(images, size, level, schedule, generator):
+    return noised(bilinear(images / 255, size), level, schedule, generator)
 
 
 @wrong(check.right_place, "0 ... 255")
-def still_bytes(pictures, size, level, schedule, generator):
-    return noised(bilinear(pictures.float(), size), level, schedule, generator)
+def still_bytes(images, size, level, schedule, generator):
+    return noised(bilinear(images.float(), size), level, schedule, generator)
 
 
 @wrong(check.right_place, "does not fit into a byte")
-def doubled_bytes(pictures, size, level, schedule, generator):
-    return noised(bilinear(2 * pictures / 255 - 1, size), level, schedule, generator)
+def doubled_bytes(images, size, level, schedule, generator):
+    return noised(bilinear(2 * images / 255 - 1, size), level, schedule, generator)
 
 
 @wrong(check.right_place, "enlarged as bytes")
-def enlarged_as_bytes(pictures, size, level, schedule, generator):
-    return noised(bilinear(pictures, size) / 127.5 - 1, level, schedule, generator)
+def enlarged_as_bytes(images, size, level, schedule, generator):
+    return noised(bilinear(images, size) / 127.5 - 1, level, schedule, generator)
 
 
 @wrong(check.right_place, "enlarged bilinearly; but it is not")
-def bicubic(pictures, size, level, schedule, generator):
-    large = F.interpolate(scaled(pictures), size=size, mode="bicubic")
+def bicubic(images, size, level, schedule, generator):
+    large = F.interpolate(scaled(images), size=size, mode="bicubic")
     return noised(large, level, schedule, generator)
 
 
 @wrong(check.right_place, "repeating pixels")
-def nearest(pictures, size, level, schedule, generator):
-    return noised(F.interpolate(scaled(pictures), size=size), level, schedule, generator)
+def nearest(images, size, level, schedule, generator):
+    return noised(F.interpolate(scaled(images), size=size), level, schedule, generator)
 
 
 @wrong(check.right_place, "alpha is missing")
-def picture_not_turned_down(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+def image_not_turned_down(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     sigma = schedule.alpha_sigma(level)[1].reshape(-1, 1, 1, 1)
     return large + sigma * noise_like(large, generator)
 
 
 @wrong(check.right_place, "its variance")
-def variance_for_deviation(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+def variance_for_deviation(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     alpha, sigma = schedule.alpha_sigma(level.reshape(-1, 1, 1, 1))
     return alpha * large + sigma**2 * noise_like(large, generator)
 
 
 @wrong(check.right_place, "the level of the first")
-def level_shared_by_the_batch(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+def level_shared_by_the_batch(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     alpha, sigma = schedule.alpha_sigma(level[0])
     return alpha * large + sigma * noise_like(large, generator)
 
 
 @wrong(check.right_place, "the mean of the levels")
-def mean_level(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+def mean_level(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     return noised(large, level.mean().expand(len(level)), schedule, generator)
 
 
 @wrong(check.right_place, "not a share of noise")
-def level_as_a_fader(pictures, size, level, schedule, generator):
-    large, s = bilinear(scaled(pictures), size), level.reshape(-1, 1, 1, 1)
+def level_as_a_fader(images, size, level, schedule, generator):
+    large, s = bilinear(scaled(images), size), level.reshape(-1, 1, 1, 1)
     return (1 - s) * large + s * noise_like(large, generator)
 
 
 @wrong(check.right_place, "schedule that was given is ignored")
-def always_the_same_schedule(pictures, size, level, schedule, generator):
-    return noised(bilinear(scaled(pictures), size), level, NoiseSchedule(), generator)
+def always_the_same_schedule(images, size, level, schedule, generator):
+    return noised(bilinear(scaled(images), size), level, NoiseSchedule(), generator)
 
 
 @wrong(check.right_place, "clipped")
-def clipped(pictures, size, level, schedule, generator):
-    return with_the_package(pictures, size, level, schedule, generator).clamp(-1, 1)
+def clipped(images, size, level, schedule, generator):
+    return with_the_package(images, size, level, schedule, generator).clamp(-1, 1)
 
 
-@wrong(check.right_place, "two pictures of the batch have the same noise")
-def noise_shared_by_the_batch(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+@wrong(check.right_place, "two images of the batch have the same noise")
+def noise_shared_by_the_batch(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     noise = noise_like(large[:1], generator).expand_as(large)
     return augment(large, level, noise, schedule)
 
 
 @wrong(check.right_place, "neighbouring pixels have nearly the same")
-def one_noise_for_each_column(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+def one_noise_for_each_column(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     return augment(large, level, noise_like(large[:, :, :1], generator), schedule)
 
 
 @wrong(check.right_place, "not turned down, and the noise")
-def plain_noise_before_scaling(pictures, size, level, schedule, generator):
-    large = bilinear(pictures / 255, size)
+def plain_noise_before_scaling(images, size, level, schedule, generator):
+    large = bilinear(images / 255, size)
     sigma = expand(schedule.alpha_sigma(level)[1], large)
     return 2 * (large + sigma * noise_like(large, generator)) - 1
 
 
 @wrong(check.right_place, "there is no noise")
-def without_noise(pictures, size, level, schedule, generator):
-    return bilinear(scaled(pictures), size)
+def without_noise(images, size, level, schedule, generator):
+    return bilinear(scaled(images), size)
 
 
-@wrong(check.right_place, "channels of a picture have the same noise")
-def grey_noise(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+@wrong(check.right_place, "channels of an image have the same noise")
+def grey_noise(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     return augment(large, level, noise_like(large[:, :1], generator), schedule)
 
 
 @wrong(check.right_place, "not normally distributed")
-def uniform_noise(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+def uniform_noise(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     noise = math.sqrt(12) * (torch.rand(large.shape, generator=generator) - 0.5)
     return augment(large, level, noise, schedule)
 
 
 @wrong(check.right_place, "same generator")
-def global_noise(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+def global_noise(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     return augment(large, level, torch.randn_like(large), schedule)
 
 
-@wrong(check.right_place, "pictures scaled to [-1, 1]")
-def divided_by_128(pictures, size, level, schedule, generator):
-    return noised(bilinear(pictures / 128 - 1, size), level, schedule, generator)
+@wrong(check.right_place, "images scaled to [-1, 1]")
+def divided_by_128(images, size, level, schedule, generator):
+    return noised(bilinear(images / 128 - 1, size), level, schedule, generator)
 
 
 @wrong(check.right_place, "the wrong shape")
-def square_pictures_only(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), (size[0], size[0]))
+def square_images_only(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), (size[0], size[0]))
     return augment(large, level, noise_like(large, generator), schedule)
 
 
 @wrong(check.right_place, "alpha and sigma are swapped")
-def sigma_for_alpha(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+def sigma_for_alpha(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     sigma, alpha = schedule.alpha_sigma(level.reshape(-1, 1, 1, 1))
     return alpha * large + sigma * noise_like(large, generator)
 
 
 @wrong(check.right_place, "sigma is missing")
-def noise_not_turned_down(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+def noise_not_turned_down(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     return expand(schedule.alpha_sigma(level)[0], large) * large + noise_like(large, generator)
 
 
 @wrong(check.right_place, "torch.randn is normal")
-def noise_from_0_to_1(pictures, size, level, schedule, generator):
-    large = bilinear(scaled(pictures), size)
+def noise_from_0_to_1(images, size, level, schedule, generator):
+    large = bilinear(scaled(images), size)
     return augment(large, level, torch.rand(large.shape, generator=generator), schedule)
 
 
@@ -343,9 +343,9 @@ def by_two_augmentations(unet, x, lowres, t, level, schedule, generator):
 
 @right(check.network_input)
 def by_hand_and_condition_first_drawn(unet, x, lowres, t, level, schedule, generator):
-    def noisy(picture, time, noise):
+    def noisy(image, time, noise):
         alpha, sigma = schedule.alpha_sigma(time[:, None, None, None])
-        return alpha * picture + sigma * noise
+        return alpha * image + sigma * noise
 
     dirt = torch.empty_like(x).normal_(generator=generator)
     eps = torch.empty_like(x).normal_(generator=generator)
@@ -460,7 +460,7 @@ def returns_the_condition_s_noise(unet, x, lowres, t, level, schedule, generator
     return unet(torch.cat([z, c], dim=1), t, level), dirt
 
 
-@wrong(check.network_input, "the clean picture x")
+@wrong(check.network_input, "the clean image x")
 def x_for_z(unet, x, lowres, t, level, schedule, generator):
     c = noised(lowres, level, schedule, generator)
     return unet(torch.cat([x, c], 1), t, level), noise_like(x, generator)
@@ -497,7 +497,7 @@ def called_twice(unet, x, lowres, t, level, schedule, generator):
     return by_two_augmentations(unet, x, lowres, t, level, schedule, generator)
 
 
-@wrong(check.network_input, "two pictures of the batch have the same noise in z")
+@wrong(check.network_input, "two images of the batch have the same noise in z")
 def one_eps_for_the_batch(unet, x, lowres, t, level, schedule, generator):
     eps = noise_like(x[:1], generator).repeat(len(x), 1, 1, 1)
     c = noised(lowres, level, schedule, generator)
@@ -561,8 +561,8 @@ def error_of_the_batch(out, target, level, p):
     return level_weight(level, p) * F.mse_loss(out, target)
 
 
-@wrong(check.weighted, "added up over the picture")
-def sum_over_the_picture(out, target, level, p):
+@wrong(check.weighted, "added up over the image")
+def sum_over_the_image(out, target, level, p):
     return level_weight(level, p) * (out - target).square().sum((1, 2, 3))
 
 
@@ -592,7 +592,7 @@ def in_place(out, target, level, p):
     return level_weight(level, p) * target.square().flatten(1).mean(1)
 
 
-@wrong(check.weighted, "the loss of a picture is the mean")
+@wrong(check.weighted, "the loss of an image is the mean")
 def divided_by_the_batch_s_weights(out, target, level, p):
     weight = level_weight(level, p)
     return weight / weight.mean() * (out - target).square().flatten(1).mean(1)
@@ -635,14 +635,14 @@ def low_frequencies_only(lowres, level, generator):
 
 @right(check.damage)
 def wider_with_the_level(lowres, level, generator):
-    pictures = []
-    for picture, s in zip(lowres, level.tolist(), strict=True):
-        soft = picture[None]
+    images = []
+    for image, s in zip(lowres, level.tolist(), strict=True):
+        soft = image[None]
         for _ in range(round(6 * s)):
             soft = mean_of_neighbours(soft, 3)
-        noise = noise_like(picture, generator)
-        pictures.append(math.sqrt(1 - s) * soft[0] + math.sqrt(s) * noise)
-    return torch.stack(pictures)
+        noise = noise_like(image, generator)
+        images.append(math.sqrt(1 - s) * soft[0] + math.sqrt(s) * noise)
+    return torch.stack(images)
 
 
 @right(check.damage)
@@ -703,17 +703,17 @@ def on_or_off(lowres, level, generator):
     return torch.where(s > 0, noise_like(lowres, generator) + (1 - s) * 0.1 * lowres, lowres)
 
 
-@wrong(check.damage, "the less of the picture should be left")
+@wrong(check.damage, "the less of the image should be left")
 def two_stages_only(lowres, level, generator):
     return squares(lowres, (level * 2).round() / 2, generator)
 
 
-@wrong(check.damage, "the less of the picture should be left")
+@wrong(check.damage, "the less of the image should be left")
 def clear_in_the_middle(lowres, level, generator):
     return squares(lowres, torch.where(level == 0.75, 0.25, level), generator)
 
 
-@wrong(check.damage, "each picture has a level of its own")
+@wrong(check.damage, "each image has a level of its own")
 def level_of_the_batch(lowres, level, generator):
     return a_mean_mixed_in(lowres, level.mean().expand(len(level)), generator)
 
@@ -724,7 +724,7 @@ def blurred_by_the_level_of_the_first(lowres, level, generator):
     return augment(soft, level, noise_like(lowres, generator), NoiseSchedule())
 
 
-@wrong(check.damage, "depends on the other pictures")
+@wrong(check.damage, "depends on the other images")
 def mixed_with_the_mean_of_the_batch(lowres, level, generator):
     s = expand(level, lowres)
     soft = torch.lerp(mean_of_neighbours(lowres, 3), lowres.mean(0, keepdim=True), 0.2)
@@ -732,7 +732,7 @@ def mixed_with_the_mean_of_the_batch(lowres, level, generator):
     return augment(torch.lerp(lowres, soft, s), level, noise, NoiseSchedule())
 
 
-@wrong(check.damage, "all pictures of the batch have the same noise")
+@wrong(check.damage, "all images of the batch have the same noise")
 def one_noise_for_the_batch(lowres, level, generator):
     soft = torch.lerp(lowres, mean_of_neighbours(lowres, 3), expand(level, lowres))
     noise = noise_like(lowres[:1], generator).expand_as(lowres)

@@ -1,4 +1,4 @@
-"""Answers to the exercises of lesson 06, thresholds for guided pictures."""
+"""Answers to the exercises of lesson 06, thresholds for guided images."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def in_single_precision(x):
 
 
 @right(check.saturated)
-def mean_of_flat_pictures(x, limit=0.99):
+def mean_of_flat_images(x, limit=0.99):
     return (x.abs() > limit).flatten(1).float().mean(1)
 
 
@@ -160,11 +160,11 @@ def of_each_channel(x, limit=0.99):
 
 @wrong(check.saturated, "of type list came back")
 def as_numbers(x, limit=0.99):
-    return mean_of_flat_pictures(x, limit).tolist()
+    return mean_of_flat_images(x, limit).tolist()
 
 
 @wrong(check.saturated, "divided by the number of all its values")
-def square_pictures_only(x, limit=0.99):
+def square_images_only(x, limit=0.99):
     return (x.abs() > limit).float().sum((1, 2, 3)) / (x.shape[1] * x.shape[2] ** 2)
 
 
@@ -191,12 +191,12 @@ def divided_then_cut(x, p=0.95):
 
 
 @right(check.dynamic)
-def picture_by_picture_in_numpy(x, p=0.95):
-    pictures = []
-    for picture in x.numpy():
-        s = max(1.0, float(np.percentile(np.abs(picture), 100 * p)))
-        pictures.append(torch.from_numpy(np.clip(picture, -s, s) / s))
-    return torch.stack(pictures).to(x.dtype)
+def image_by_image_in_numpy(x, p=0.95):
+    images = []
+    for image in x.numpy():
+        s = max(1.0, float(np.percentile(np.abs(image), 100 * p)))
+        images.append(torch.from_numpy(np.clip(image, -s, s) / s))
+    return torch.stack(images).to(x.dtype)
 
 
 @right(check.dynamic)
@@ -357,12 +357,12 @@ def once_where_guidance_is_off(network, z, t, weight, p, schedule):
 def guiding_eps(network, z, t, weight, p, schedule):
     v_cond, v_uncond, alpha, sigma = parts(network, z, t, schedule)
     eps = guide(sigma * z + alpha * v_cond, sigma * z + alpha * v_uncond, weight)
-    x = picture_by_picture_in_numpy((z - sigma * eps) / alpha, p)
+    x = image_by_image_in_numpy((z - sigma * eps) / alpha, p)
     return x, (z - alpha * x) / sigma
 
 
 @right(check.in_place_of_x)
-def picture_by_picture(network, z, t, weight, p, schedule):
+def image_by_image(network, z, t, weight, p, schedule):
     each = [guiding_v(network, z[i : i + 1], t[i : i + 1], weight, p, schedule)
             for i in range(len(z))]  # fmt: skip
     return tuple(torch.cat(parts) for parts in zip(*each, strict=True))
@@ -556,13 +556,13 @@ def the_more_the_larger(x):
 
 
 @right(check.own_threshold)
-def picture_by_picture_by_interpolation(x):
-    pictures = []
-    for picture in x.double():
-        m = max(1.0, picture.abs().max().item())
-        curve = np.interp(picture.numpy(), [-m, -0.6, 0.6, m], [-1, -0.6, 0.6, 1])
-        pictures.append(torch.from_numpy(curve) if m > 1 else picture)
-    return torch.stack(pictures).to(x.dtype)
+def image_by_image_by_interpolation(x):
+    images = []
+    for image in x.double():
+        m = max(1.0, image.abs().max().item())
+        curve = np.interp(image.numpy(), [-m, -0.6, 0.6, m], [-1, -0.6, 0.6, 1])
+        images.append(torch.from_numpy(curve) if m > 1 else image)
+    return torch.stack(images).to(x.dtype)
 
 
 @wrong(check.own_threshold, "too much is saturated")
@@ -600,7 +600,7 @@ def bent_but_not_bounded(x):
     return torch.where(x.abs() > 1, x.sign() * (1 + x.abs().log()), x)
 
 
-@wrong(check.own_threshold, "depends on the other pictures")
+@wrong(check.own_threshold, "depends on the other images")
 def bent_by_the_batch(x):
     return knee(x, x.abs().max().clamp(min=1), 0.5)
 
@@ -637,7 +637,7 @@ def a_power_too_strong(x):
     return x.sign() * (x.abs() / m) ** (1 / m**2)
 
 
-@wrong(check.own_threshold, "depends on the other pictures")
+@wrong(check.own_threshold, "depends on the other images")
 def with_noise(x):
     return bent_at_a_half(x + 1e-3 * torch.randn_like(x) * (largest(x) > 1))
 

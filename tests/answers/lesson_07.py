@@ -44,7 +44,7 @@ def by_area(x, k):
 
 
 @right(check.small_and_enlarged)
-def picture_by_picture(x, k):
+def image_by_image(x, k):
     height, width = x.shape[-2:]
     small = torch.stack([F.adaptive_avg_pool2d(p, (height // k, width // k)) for p in x])
     return small, torch.cat([bilinear(p[None], height, width) for p in small])
@@ -116,7 +116,7 @@ def sides_swapped(x, k):
     return small, bilinear(small, *x.shape[:1:-1])
 
 
-@wrong(check.small_and_enlarged, "not every picture is square")
+@wrong(check.small_and_enlarged, "not every image is square")
 def square_only(x, k):
     small = F.avg_pool2d(x, k)
     return small, F.interpolate(small, size=x.shape[2], mode="bilinear")
@@ -171,7 +171,7 @@ def smoothed_blocks(x, k):
 
 @wrong(check.small_and_enlarged, "mean of the k x k pixels")
 def scaled_to_0_1(x, k):
-    return tuple((pictures + 1) / 2 for pictures in pooled(x, k))
+    return tuple((images + 1) / 2 for images in pooled(x, k))
 
 
 @wrong(check.small_and_enlarged, "mean of the k x k pixels")
@@ -183,19 +183,19 @@ def rounded_to_8_bits(x, k):
 # --- 7.2 ------------------------------------------------------------------------------------------
 
 
-@right(check.noise_per_picture)
+@right(check.noise_per_image)
 class ByThePackage(NoiseSource):
     def __init__(self, seeds, shape, stage):
         super().__init__(seeds, shape, stream=stage)
 
 
-@right(check.noise_per_picture)
+@right(check.noise_per_image)
 def a_closure(seeds, shape, stage):
     generators = [torch.Generator().manual_seed(1_000_000 * stage + seed) for seed in seeds]
     return lambda: torch.stack([torch.randn(*shape, generator=g) for g in generators])
 
 
-@right(check.noise_per_picture)
+@right(check.noise_per_image)
 class ByNumpy:
     def __init__(self, seeds, shape, stage):
         self.generators = [np.random.default_rng([seed, stage]) for seed in seeds]
@@ -206,7 +206,7 @@ class ByNumpy:
         return torch.from_numpy(np.stack(rows))
 
 
-@right(check.noise_per_picture)
+@right(check.noise_per_image)
 class Counting:
     """A new generator for each call, seeded by seed, stage and the number of the call."""
 
@@ -222,7 +222,7 @@ class Counting:
         return noise
 
 
-@right(check.noise_per_picture)
+@right(check.noise_per_image)
 def a_generator(seeds, shape, stage):
     def rows(seed):
         generator = torch.Generator().manual_seed(seed * 10 + stage)
@@ -234,7 +234,7 @@ def a_generator(seeds, shape, stage):
 
 
 class Source:
-    """A generator for each picture; the wrong answers change a part of it."""
+    """A generator for each image; the wrong answers change a part of it."""
 
     def __init__(self, seeds, shape, stage):
         self.seeds, self.shape, self.stage = list(seeds), tuple(shape), stage
@@ -250,7 +250,7 @@ class Source:
         return torch.randn(self.shape, generator=generator)
 
 
-@wrong(check.noise_per_picture, "depends on its neighbours")
+@wrong(check.noise_per_image, "depends on its neighbours")
 class OneGenerator(Source):
     def __init__(self, seeds, shape, stage):
         super().__init__(seeds[:1], (len(seeds), *shape), stage)
@@ -259,57 +259,57 @@ class OneGenerator(Source):
         return super().__call__()[0]
 
 
-@wrong(check.noise_per_picture, "depends on its neighbours")
+@wrong(check.noise_per_image, "depends on its neighbours")
 class SeedOfAllSeeds(Source):
     def __init__(self, seeds, shape, stage):
         super().__init__([sum(seeds) + i for i in range(len(seeds))], shape, stage)
 
 
-@wrong(check.noise_per_picture, "depends on its neighbours")
+@wrong(check.noise_per_image, "depends on its neighbours")
 class ScaledOverTheBatch(Source):
     def __call__(self):
         noise = super().__call__()
         return (noise - noise.mean()) / noise.std()
 
 
-@wrong(check.noise_per_picture, "the same at every call")
+@wrong(check.noise_per_image, "the same at every call")
 class SeededAtEachCall(Source):
     def __call__(self):
         self.__init__(self.seeds, self.shape, self.stage)
         return super().__call__()
 
 
-@wrong(check.noise_per_picture, "two stages get the same noise")
+@wrong(check.noise_per_image, "two stages get the same noise")
 class OneStreamForAllStages(Source):
     def mix(self, seed):
         return seed
 
 
-@wrong(check.noise_per_picture, "their sum is not enough")
+@wrong(check.noise_per_image, "their sum is not enough")
 class SeedPlusStage(Source):
     def mix(self, seed):
         return seed + self.stage
 
 
-@wrong(check.noise_per_picture, "no two pairs meet")
+@wrong(check.noise_per_image, "no two pairs meet")
 class SeedTimesStage(Source):
     def mix(self, seed):
         return seed * (self.stage + 1) + self.stage
 
 
-@wrong(check.noise_per_picture, "seed 100000, stage 0, call 1 and seed 0, stage 1")
+@wrong(check.noise_per_image, "seed 100000, stage 0, call 1 and seed 0, stage 1")
 class TooFewSeedsForEachStage(Source):
     def mix(self, seed):
         return seed + 100_000 * self.stage
 
 
-@wrong(check.noise_per_picture, "there are a million seeds")
+@wrong(check.noise_per_image, "there are a million seeds")
 class SeedAndAPrimeTimesStage(Source):
     def mix(self, seed):
         return seed + 31 * self.stage
 
 
-@wrong(check.noise_per_picture, "comes again at another call")
+@wrong(check.noise_per_image, "comes again at another call")
 class StagesSkipAhead(Source):
     def mix(self, seed):
         return seed
@@ -320,7 +320,7 @@ class StagesSkipAhead(Source):
             self()
 
 
-@wrong(check.noise_per_picture, "shifted")
+@wrong(check.noise_per_image, "shifted")
 class StagesSkipSomeNumbers(Source):
     def mix(self, seed):
         return seed
@@ -331,7 +331,7 @@ class StagesSkipSomeNumbers(Source):
             torch.randn(32 * stage, generator=generator)
 
 
-@wrong(check.noise_per_picture, "is related")
+@wrong(check.noise_per_image, "is related")
 class StagesTurnTheSign(Source):
     def mix(self, seed):
         return 10 * seed + self.stage // 2
@@ -340,13 +340,13 @@ class StagesTurnTheSign(Source):
         return super().__call__() * (-1) ** self.stage * (1 + self.stage / 1e6)
 
 
-@wrong(check.noise_per_picture, "must not come in")
+@wrong(check.noise_per_image, "must not come in")
 class GlobalNumbers(Source):
     def __call__(self):
         return torch.randn(len(self.seeds), *self.shape)
 
 
-@wrong(check.noise_per_picture, "whoever else uses them is disturbed")
+@wrong(check.noise_per_image, "whoever else uses them is disturbed")
 class GlobalSeed(Counting):
     def __call__(self):
         self.number += 1
@@ -357,7 +357,7 @@ class GlobalSeed(Counting):
         return torch.stack(rows)
 
 
-@wrong(check.noise_per_picture, "not its place")
+@wrong(check.noise_per_image, "not its place")
 class AGeneratorForEachSeed(Source):
     def __init__(self, seeds, shape, stage):
         super().__init__(seeds, shape, stage)
@@ -365,19 +365,19 @@ class AGeneratorForEachSeed(Source):
         self.generators = [known[seed] for seed in seeds]
 
 
-@wrong(check.noise_per_picture, "its place among them")
+@wrong(check.noise_per_image, "its place among them")
 class SortedSeeds(Source):
     def __init__(self, seeds, shape, stage):
         super().__init__(sorted(seeds), shape, stage)
 
 
-@wrong(check.noise_per_picture, "two different seeds")
+@wrong(check.noise_per_image, "two different seeds")
 class ForgottenSeed(Source):
     def mix(self, seed):
         return self.stage
 
 
-@wrong(check.noise_per_picture, "after some calls")
+@wrong(check.noise_per_image, "after some calls")
 class PreparedInAdvance(Source):
     def __init__(self, seeds, shape, stage):
         super().__init__(seeds, shape, stage)
@@ -389,7 +389,7 @@ class PreparedInAdvance(Source):
         return self.rows[self.number % 10].clone()
 
 
-@wrong(check.noise_per_picture, "the same at every call")
+@wrong(check.noise_per_image, "the same at every call")
 class DrawnOnce(Source):
     def __init__(self, seeds, shape, stage):
         super().__init__(seeds, shape, stage)
@@ -399,7 +399,7 @@ class DrawnOnce(Source):
         return self.noise.clone()
 
 
-@wrong(check.noise_per_picture, "whoever else uses them is disturbed")
+@wrong(check.noise_per_image, "whoever else uses them is disturbed")
 class NumpysGlobalSeed(Source):
     number = 0
 
@@ -412,7 +412,7 @@ class NumpysGlobalSeed(Source):
         return torch.stack(rows)
 
 
-@wrong(check.noise_per_picture, "the same seeds do not give the same noise")
+@wrong(check.noise_per_image, "the same seeds do not give the same noise")
 class SeededByTheSystem(Source):
     def __init__(self, seeds, shape, stage):
         super().__init__(seeds, shape, stage)
@@ -420,14 +420,14 @@ class SeededByTheSystem(Source):
             generator.seed()
 
 
-@wrong(check.noise_per_picture, "disturb each other")
+@wrong(check.noise_per_image, "disturb each other")
 class SharedByAllObjects(Source):
     def __init__(self, seeds, shape, stage):
         super().__init__(seeds, shape, stage)
         type(self).generators = self.__dict__.pop("generators")
 
 
-@wrong(check.noise_per_picture, "return a new tensor")
+@wrong(check.noise_per_image, "return a new tensor")
 class OneBuffer(Source):
     def __init__(self, seeds, shape, stage):
         super().__init__(seeds, shape, stage)
@@ -437,30 +437,30 @@ class OneBuffer(Source):
         return self.buffer.copy_(super().__call__())
 
 
-@wrong(check.noise_per_picture, "mean 0 and variance 1")
+@wrong(check.noise_per_image, "mean 0 and variance 1")
 class UniformNoise(Source):
     def one(self, generator):
         return torch.rand(self.shape, generator=generator)
 
 
-@wrong(check.noise_per_picture, "normal (Gaussian)")
+@wrong(check.noise_per_image, "normal (Gaussian)")
 class UniformOfVariance1(Source):
     def one(self, generator):
         return (2 * torch.rand(self.shape, generator=generator) - 1) * 3**0.5
 
 
-@wrong(check.noise_per_picture, "neighbouring pixels or channels")
+@wrong(check.noise_per_image, "neighbouring pixels or channels")
 class GreyNoise(Source):
     def one(self, generator):
         return torch.randn(self.shape[1:], generator=generator).expand(self.shape)
 
 
-@wrong(check.noise_per_picture, "is to be called")
+@wrong(check.noise_per_image, "is to be called")
 def the_noise_itself(seeds, shape, stage):
     return Source(seeds, shape, stage)()
 
 
-@wrong(check.noise_per_picture, "the list of seeds was changed")
+@wrong(check.noise_per_image, "the list of seeds was changed")
 class TakesTheSeedsAway(Source):
     def __init__(self, seeds, shape, stage):
         super().__init__(seeds, shape, stage)
@@ -468,7 +468,7 @@ class TakesTheSeedsAway(Source):
             seeds.clear()
 
 
-@wrong(check.noise_per_picture, "float32")
+@wrong(check.noise_per_image, "float32")
 class DoublePrecision(Source):
     def one(self, generator):
         return torch.randn(self.shape, generator=generator, dtype=torch.float64)
@@ -483,23 +483,23 @@ def run(
     noises,
     levels,
     schedule,
-    before=lambda pictures: pictures.clamp(-1, 1),
+    before=lambda images: images.clamp(-1, 1),
     enlarge=resize,
     noised=augment,
     told=lambda level: level,
-    after=lambda pictures: pictures.clamp(-1, 1),
+    after=lambda images: images.clamp(-1, 1),
 ):
     """The cascade; the wrong answers change a part of it."""
-    pictures, found = None, []
+    images, found = None, []
     for i, stage in enumerate(stages):
         z = noises[i]()
         if i == 0:
-            pictures = stage(text, z)
+            images = stage(text, z)
         else:
             level = torch.full((len(z),), levels[i])
-            condition = noised(enlarge(before(pictures), z.shape[-1]), level, noises[i](), schedule)
-            pictures = stage(text, z, condition, told(level))
-        found.append(after(pictures))
+            condition = noised(enlarge(before(images), z.shape[-1]), level, noises[i](), schedule)
+            images = stage(text, z, condition, told(level))
+        found.append(after(images))
     return found
 
 
@@ -553,7 +553,7 @@ def not_augmented(*given):
 
 @right(check.cascade)
 def stages_taken_from_the_list(stages, text, noises, levels, schedule):
-    pictures, found = None, []
+    images, found = None, []
     while stages:
         stage, noise, level = stages.pop(0), noises.pop(0), levels.pop(0)
         given = [text, noise()]
@@ -561,8 +561,8 @@ def stages_taken_from_the_list(stages, text, noises, levels, schedule):
             level = torch.tensor(level).repeat(len(text))
             large = resize(found[-1], given[1].shape[-1])
             given += [augment(large, level, noise(), schedule), level]
-        pictures = stage(*given)
-        found.append(pictures.clamp_(-1, 1))
+        images = stage(*given)
+        found.append(images.clamp_(-1, 1))
     return found
 
 
@@ -601,17 +601,17 @@ def the_same_level_everywhere(stages, text, noises, levels, schedule):
 
 @wrong(check.cascade, "clamp it first")
 def clamped_at_the_end_only(*given):
-    return run(*given, before=lambda pictures: pictures)
+    return run(*given, before=lambda images: images)
 
 
-@wrong(check.cascade, "the pictures are not clamped")
+@wrong(check.cascade, "the images are not clamped")
 def clamped_for_the_next_stage_only(*given):
-    return run(*given, after=lambda pictures: pictures)
+    return run(*given, after=lambda images: images)
 
 
 @wrong(check.cascade, "in [0, 1]")
 def returned_in_0_1(*given):
-    return run(*given, after=lambda pictures: (pictures.clamp(-1, 1) + 1) / 2)
+    return run(*given, after=lambda images: (images.clamp(-1, 1) + 1) / 2)
 
 
 @wrong(check.cascade, "noise has no bounds")
@@ -706,7 +706,7 @@ def _cascade(stages, text, noises, levels, schedule, keep):
 
 
 @wrong(check.cascade, "condition of the stage before is handed on")
-def damaged_picture_handed_on(*given):
+def damaged_image_handed_on(*given):
     def keep(found, condition, last):
         found.append(last)
         return condition.clamp(-1, 1)
@@ -715,7 +715,7 @@ def damaged_picture_handed_on(*given):
 
 
 @wrong(check.cascade, "made for the next stage, is returned")
-def damaged_picture_returned(*given):
+def damaged_image_returned(*given):
     def keep(found, condition, last):
         found[-1] = condition
         found.append(last)
@@ -724,7 +724,7 @@ def damaged_picture_returned(*given):
     return _cascade(*given, keep)
 
 
-@wrong(check.cascade, "in place of the stage's picture")
+@wrong(check.cascade, "in place of the stage's image")
 def condition_returned(*given):
     def keep(found, condition, last):
         found.append(condition)
@@ -733,7 +733,7 @@ def condition_returned(*given):
     return _cascade(*given, keep)
 
 
-@wrong(check.cascade, "one batch of pictures for each stage")
+@wrong(check.cascade, "one batch of images for each stage")
 def the_last_alone(*given):
     return run(*given)[-1]
 
@@ -760,13 +760,13 @@ def level_before_condition(stages, text, noises, levels, schedule):
 
 
 @wrong(check.cascade, "has to be called once")
-def picture_by_picture_through_the_stages(stages, text, noises, levels, schedule):
+def image_by_image_through_the_stages(stages, text, noises, levels, schedule):
     drawn = [(noise(), noise()) for noise in noises]
     batches = []
     for i in range(len(text)):
         own = [partial(next, iter([z[i : i + 1] for z in pair])) for pair in drawn]
         batches.append(run(stages, text[i : i + 1], own, levels, schedule))
-    return [torch.cat(pictures) for pictures in zip(*batches, strict=True)]
+    return [torch.cat(images) for images in zip(*batches, strict=True)]
 
 
 @wrong(check.cascade, "the schedule that was given")
@@ -776,10 +776,10 @@ def a_schedule_of_its_own(stages, text, noises, levels, schedule):
 
 @wrong(check.cascade, "clamped, enlarged to its own side")
 def clamped_after_enlarging(*given):
-    def enlarge(pictures, side):
-        return resize(pictures, side).clamp(-1, 1)
+    def enlarge(images, side):
+        return resize(images, side).clamp(-1, 1)
 
-    return run(*given, before=lambda pictures: pictures, enlarge=enlarge)
+    return run(*given, before=lambda images: images, enlarge=enlarge)
 
 
 @wrong(check.cascade, "all of them: stages[i](text, z, condition, level)")
@@ -789,10 +789,10 @@ def told_a_number(*given):
 
 @wrong(check.cascade, "entry 0 of the list")
 def scaled_into_the_range(*given):
-    return run(*given, after=lambda pictures: pictures / pictures.abs().max())
+    return run(*given, after=lambda images: images / images.abs().max())
 
 
-@wrong(check.cascade, "told no small picture")
+@wrong(check.cascade, "told no small image")
 def base_called_like_the_others(stages, text, noises, levels, schedule):
     def first(text, z):
         return stages[0](text, z, torch.zeros_like(z), torch.zeros(len(z)))
@@ -801,13 +801,13 @@ def base_called_like_the_others(stages, text, noises, levels, schedule):
 
 
 @wrong(check.cascade, "what stage 0 drew")
-def every_picture_at_the_largest_side(*given):
+def every_image_at_the_largest_side(*given):
     found = run(*given)
-    return [resize(pictures, found[-1].shape[-1]) for pictures in found]
+    return [resize(images, found[-1].shape[-1]) for images in found]
 
 
 @wrong(check.cascade, "starts from pure noise")
-def starts_from_the_small_picture(stages, text, noises, levels, schedule):
+def starts_from_the_small_image(stages, text, noises, levels, schedule):
     found = [stages[0](text, noises[0]()).clamp(-1, 1)]
     for i in range(1, len(stages)):
         z, level = noises[i](), torch.full((len(text),), levels[i])
@@ -859,21 +859,21 @@ def by_the_package(x, side, schedule, generator):
 
 
 @right(check.training_inputs)
-def picture_by_picture_in_a_loop(x, side, schedule, generator):
+def image_by_image_in_a_loop(x, side, schedule, generator):
     rows = []
-    for picture in x:
+    for image in x:
         t, level = torch.rand(2, generator=generator)
-        eps, noise = torch.randn((2, *picture.shape), generator=generator)
+        eps, noise = torch.randn((2, *image.shape), generator=generator)
         (alpha, a), (sigma, s) = schedule.alpha_sigma(torch.stack([t, level]))
-        small = F.avg_pool2d(picture, picture.shape[-1] // side)
-        large = F.interpolate(small[None], size=picture.shape[1:], mode="bilinear")[0]
-        rows.append((alpha * picture + sigma * eps, t, eps, a * large + s * noise, level))
+        small = F.avg_pool2d(image, image.shape[-1] // side)
+        large = F.interpolate(small[None], size=image.shape[1:], mode="bilinear")[0]
+        rows.append((alpha * image + sigma * eps, t, eps, a * large + s * noise, level))
     return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
 @right(check.training_inputs)
 def with_times_spread_evenly(x, side, schedule, generator):
-    """Low-discrepancy times, as in Stage.draw; and times between 0 and 1 on a grid of 1000."""
+    """Times as in Stage.training_noise; and others between 0 and 1, on a grid of 1000."""
     start = torch.rand((), generator=generator)
     t = (start + torch.randperm(len(x), generator=generator)) / len(x)
     level = torch.randint(1000, (len(x),), generator=generator) / 1000
@@ -888,7 +888,7 @@ def not_augmented_in_training(*given):
     return draw(*given, noised=lambda enlarged, *_: enlarged)
 
 
-@wrong(check.training_inputs, "not a small picture enlarged")
+@wrong(check.training_inputs, "not a small image enlarged")
 def nothing_made_small(*given):
     return draw(*given, lowres=lambda x, z, side: x)
 
@@ -928,7 +928,7 @@ def eps_for_both(*given):
     return draw(*given, noise=lambda eps, noise: eps)
 
 
-@wrong(check.training_inputs, "two pictures of a batch have the same noise")
+@wrong(check.training_inputs, "two images of a batch have the same noise")
 def one_noise_for_all(*given):
     return draw(*given, noise=lambda eps, noise: noise[:1].expand(eps.shape))
 
@@ -939,7 +939,7 @@ def grey_noise(*given):
 
 
 @wrong(check.training_inputs, "made from z")
-def from_the_noisy_picture(*given):
+def from_the_noisy_image(*given):
     return draw(*given, lowres=lambda x, z, side: resize(resize(z, side), x.shape[-1]))
 
 
@@ -1014,7 +1014,7 @@ def _again(generator):
     return torch.Generator().manual_seed(generator.initial_seed())
 
 
-@wrong(check.training_inputs, "at each picture's own t")
+@wrong(check.training_inputs, "at each image's own t")
 def time_squared(x, side, schedule, generator):
     z, t, *others = draw(x, side, schedule, generator)
     return z, t**2, *others
@@ -1098,7 +1098,7 @@ def time_and_level_swapped(*given):
     return z, level, eps, condition, t
 
 
-@wrong(check.training_inputs, "at each picture's own t")
+@wrong(check.training_inputs, "at each image's own t")
 def the_other_noise_returned(x, side, schedule, generator):
     z, t, _, condition, level = draw(x, side, schedule, generator)
     return z, t, torch.randn(x.shape, generator=generator), condition, level
@@ -1199,19 +1199,19 @@ def mean_of_the_sizes(small, large):
     return difference(small, large).abs().mean((1, 2, 3)) / 2
 
 
-@wrong(check.kept, "one number for each picture")
+@wrong(check.kept, "one number for each image")
 def one_for_the_batch(small, large):
     return F.mse_loss(F.avg_pool2d(large, large.shape[-1] // small.shape[-1]), small)
 
 
-@wrong(check.kept, "on that picture alone")
+@wrong(check.kept, "on that image alone")
 def percentile_over_the_batch(small, large):
     off = difference(small, large)
     most = off.abs().flatten().quantile(0.95)
     return off.clamp(-most, most).square().mean((1, 2, 3)).sqrt() / 2
 
 
-@wrong(check.kept, "on that picture alone")
+@wrong(check.kept, "on that image alone")
 def worst_of_the_batch(small, large):
     return (difference(small, large).abs().max() / 2).expand(len(small))
 

@@ -389,7 +389,7 @@ def clipped_by_hand(network, optimizer, schedule, x, generator, clip=1.0):
 
 @right(check.training_step)
 def times_spread_evenly(network, optimizer, schedule, x, generator, clip=1.0):
-    start = torch.rand((), generator=generator)  # as Stage.draw: one time in each part of [0, 1]
+    start = torch.rand((), generator=generator)  # one time in each part of [0, 1]
     t = (start + torch.randperm(len(x), generator=generator)) / len(x)
     eps = torch.randn(x.shape, generator=generator)
     return _learn(network, optimizer, _loss(network, schedule, x, t, eps), clip)
@@ -456,8 +456,8 @@ def one_time_for_all(network, optimizer, schedule, x, generator, clip=1.0):
     return _learn(network, optimizer, _loss(network, schedule, x, t, eps), clip)
 
 
-@wrong(check.training_step, "the time of each picture")
-def time_with_the_dimensions_of_pictures(network, optimizer, schedule, x, generator, clip=1.0):
+@wrong(check.training_step, "the time of each image")
+def time_with_the_dimensions_of_images(network, optimizer, schedule, x, generator, clip=1.0):
     t = torch.rand(len(x), 1, 1, 1, generator=generator)
     eps = torch.randn(x.shape, generator=generator)
     alpha, sigma = schedule.alpha_sigma(t)
@@ -577,28 +577,28 @@ def uniform_noise(network, optimizer, schedule, x, generator, clip=1.0):
     return _learn(network, optimizer, _loss(network, schedule, x, t, eps), clip)
 
 
-@wrong(check.training_step, "pictures or steps is the same")
-def one_noise_for_all_pictures(network, optimizer, schedule, x, generator, clip=1.0):
+@wrong(check.training_step, "images or steps is the same")
+def one_noise_for_all_images(network, optimizer, schedule, x, generator, clip=1.0):
     t = torch.rand(len(x), generator=generator)
     eps = torch.randn(x.shape[1:], generator=generator).expand(x.shape)
     return _learn(network, optimizer, _loss(network, schedule, x, t, eps), clip)
 
 
-@wrong(check.training_step, "pictures or steps is the same")
+@wrong(check.training_step, "images or steps is the same")
 def grey_noise(network, optimizer, schedule, x, generator, clip=1.0):
     t = torch.rand(len(x), generator=generator)
     eps = torch.randn(x[:, :1].shape, generator=generator).expand(x.shape)
     return _learn(network, optimizer, _loss(network, schedule, x, t, eps), clip)
 
 
-@wrong(check.training_step, "pictures or steps is the same")
+@wrong(check.training_step, "images or steps is the same")
 def noise_in_columns(network, optimizer, schedule, x, generator, clip=1.0):
     t = torch.rand(len(x), generator=generator)
     eps = torch.randn(x[:, :, :1].shape, generator=generator).expand(x.shape)
     return _learn(network, optimizer, _loss(network, schedule, x, t, eps), clip)
 
 
-@wrong(check.training_step, "of each picture's own alpha and sigma")
+@wrong(check.training_step, "of each image's own alpha and sigma")
 def mixed_by_the_first_time(network, optimizer, schedule, x, generator, clip=1.0):
     t, eps = _drawn(x, generator)
     alpha, sigma = schedule.alpha_sigma(t[0])
@@ -654,7 +654,7 @@ def squared_last(network, optimizer, schedule, x, generator, clip=1.0):
     return _learn(network, optimizer, loss, clip)
 
 
-@wrong(check.training_step, "many pictures have the same time")
+@wrong(check.training_step, "many images have the same time")
 def times_in_thousandths(network, optimizer, schedule, x, generator, clip=1.0):
     t = torch.randint(1001, (len(x),), generator=generator) / 1000
     eps = torch.randn(x.shape, generator=generator)
@@ -669,7 +669,7 @@ def z_with_sigma_squared(network, optimizer, schedule, x, generator, clip=1.0):
     return _learn(network, optimizer, loss, clip)
 
 
-@wrong(check.training_step, "pictures or steps is the same")
+@wrong(check.training_step, "images or steps is the same")
 def the_same_noise_with_other_times(network, optimizer, schedule, x, generator, clip=1.0):
     t = torch.rand(len(x), generator=generator)
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
@@ -685,8 +685,8 @@ def times_of_ddpm(network, optimizer, schedule, x, generator, clip=1.0):
     return _learn(network, optimizer, loss, clip)
 
 
-@wrong(check.training_step, "the clean picture x")
-def clean_pictures(network, optimizer, schedule, x, generator, clip=1.0):
+@wrong(check.training_step, "the clean image x")
+def clean_images(network, optimizer, schedule, x, generator, clip=1.0):
     t, eps = _drawn(x, generator)
     alpha, sigma = schedule.alpha_sigma(t[:, None, None, None])
     loss = ((network(x, t) - (alpha * eps - sigma * x)) ** 2).mean()
@@ -943,7 +943,7 @@ def eval_of_the_top_only(network, average, batches, losses_of, seed):
         return _mean(twin, batches, losses_of, seed)
 
 
-@wrong(check.validation, "divide by the number of pictures")
+@wrong(check.validation, "divide by the number of images")
 @torch.no_grad()
 def a_sum(network, average, batches, losses_of, seed):
     return len(torch.cat(batches)) * with_a_twin(network, average, batches, losses_of, seed)
@@ -1046,7 +1046,7 @@ def mean_of_shares(captions, readings):
     return {"exact match": sum(shares.values()) / len(shares)} | shares
 
 
-@wrong(check.fidelity, "a mean of the shares within each picture")
+@wrong(check.fidelity, "a mean of the shares within each image")
 def partly_right(captions, readings):
     rows = [[r[n] == c[n] for n in c] for c, r in _pairs(captions, readings)]
     exact = sum(sum(row) / len(row) for row in rows) / len(rows)
@@ -1134,7 +1134,7 @@ def rounded(captions, readings):
     return {name: round(share, 2) for name, share in in_two_parts(captions, readings).items()}
 
 
-@wrong(check.fidelity, "counts the pictures")
+@wrong(check.fidelity, "counts the images")
 def counts_for_shares(captions, readings):
     exact = sum(c.items() <= r.items() for c, r in _pairs(captions, readings))
     return {"exact match": exact} | _shares(captions, readings)
@@ -1295,7 +1295,7 @@ def lower_share(right, drawn):
     return [share < max(shares) for share in shares]
 
 
-@wrong(check.worse, "three pictures prove little")
+@wrong(check.worse, "three images prove little")
 def a_fixed_gap(right, drawn):
     shares = [k / n for k, n in zip(right, drawn, strict=True)]
     return [share < max(shares) - 0.1 for share in shares]
@@ -1314,7 +1314,7 @@ def a_large_fixed_gap(right, drawn):
     return [min(drawn) >= 10 and share < max(shares) - 0.17 for share in shares]
 
 
-@wrong(check.worse, "half of 200 pictures is clearly worse")
+@wrong(check.worse, "half of 200 images is clearly worse")
 def never(right, drawn):
     return [False] * len(right)
 
@@ -1340,7 +1340,7 @@ def their_numbers(right, drawn):
     return [i for i, bad in enumerate(wilson_intervals(right, drawn)) if bad]
 
 
-@wrong(check.worse, "half of 200 pictures is clearly worse")
+@wrong(check.worse, "half of 200 images is clearly worse")
 def the_other_way_round(right, drawn):
     return [not bad for bad in wilson_intervals(right, drawn)]
 
