@@ -14,8 +14,8 @@ one, two objects grown together, all count as wrong.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -25,6 +25,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from minimagen.data import words
 from minimagen.data.shapes import (
     BACKGROUNDS,
     COLOURS,
@@ -426,3 +427,28 @@ def chance_level(captions: Sequence[str], world: World) -> float:
         return product / (len(world.backgrounds) if description.background else 1)
 
     return sum(chance(parse_caption(text)) for text in captions) / len(captions)
+
+
+def fidelity(
+    images: Tensor, captions: Sequence[str], known: Collection[str] | None = None
+) -> Fidelity | None:
+    """Caption fidelity of those images whose captions are of the shapes world; None without any.
+
+    known: words that the model was trained on; captions with other words are left out too, since
+           no image of theirs can be right. None: all words count as known.
+
+    The result's ``left_out`` says how many images have no score.
+    """
+    scored = [i for i, caption in enumerate(captions) if _can_be_scored(caption, known)]
+    if not scored:
+        return None
+    result = caption_fidelity(images[scored], [captions[i] for i in scored])
+    return replace(result, left_out=len(captions) - len(scored))
+
+
+def _can_be_scored(caption: str, known: Collection[str] | None) -> bool:
+    try:
+        parse_caption(caption)
+    except ValueError:
+        return False
+    return known is None or set(words(caption)) <= set(known)

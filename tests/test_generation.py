@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 
 from minimagen.data.shapes import MINIMAL, parse_caption, place, render
+from minimagen.evaluation import fidelity
 from minimagen.generation import (
     Encode,
     Frames,
     GenerationConfig,
     contact_sheet,
     draw,
-    fidelity,
     generate,
     load,
     load_imagen,

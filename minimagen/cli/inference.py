@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None, program: str = "inference.py") -> in
 
 def infer(config: GenerationConfig) -> Generated:
     """Generate images with a progress bar, print their fidelity and where they are."""
-    from minimagen.generation import fidelity, generate
+    from minimagen.evaluation import fidelity
+    from minimagen.generation import generate
 
     began = time.perf_counter()
     made = generate(config, progress="images")

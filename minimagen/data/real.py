@@ -134,16 +134,16 @@ def _load(name: str) -> datasets.Dataset:
 def _check_column(
     name: str, rows: datasets.Dataset, column: str, kind: type, role: str, content: str
 ) -> None:
-    flag = f"--{role.upper()}_COLUMN"
+    setting = f"`{role}_column`"
     if column not in rows.features:
         raise ValueError(
             f"data set {name!r} has no {role} column {column!r}, its columns are "
-            f"{', '.join(rows.features)}; name the right one with {flag}"
+            f"{', '.join(rows.features)}; name the right one with {setting}"
         )
     feature = rows.features[column]
     is_text = isinstance(feature, datasets.Value) and "string" in feature.dtype
     if not isinstance(feature, kind) or (kind is datasets.Value and not is_text):
         raise ValueError(
             f"column {column!r} of data set {name!r} does not hold {content}; name one that does "
-            f"with {flag}"
+            f"with {setting}"
         )

@@ -9,7 +9,7 @@
 
 from minimagen.generation.captions import read_captions, unknown_words
 from minimagen.generation.config import GenerationConfig
-from minimagen.generation.draw import Encode, draw, fidelity, states
+from minimagen.generation.draw import Encode, draw, states
 from minimagen.generation.files import Frames, animation, contact_sheet, to_image, write
 from minimagen.generation.load import Loaded, load, load_imagen, untrained, with_sampling
 from minimagen.generation.run import Generated, generate
@@ -23,7 +23,6 @@ __all__ = [
     "animation",
     "contact_sheet",
     "draw",
-    "fidelity",
     "generate",
     "load",
     "load_imagen",

@@ -1,19 +1,15 @@
-"""Drawing: images of captions, batch by batch, and how well they show their captions."""
+"""Drawing: images of captions, batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minimagen.data import words
-from minimagen.data.shapes import parse_caption
 from minimagen.devices import autocast
-from minimagen.evaluation import Fidelity, caption_fidelity
 from minimagen.imagen import Imagen
 
 # Captions to embeddings (B, N, D) and mask (B, N): T5Encoder.encode, or an EmbeddingCache.
@@ -99,28 +95,3 @@ def draw(
     Raises ValueError when an image is not finite, as of broken weights.
     """
     return finish(states(imagen, encode, captions, seeds, batch_size, precision, progress))
-
-
-def fidelity(
-    images: Tensor, captions: Sequence[str], known: Collection[str] | None = None
-) -> Fidelity | None:
-    """Caption fidelity of those images whose captions are of the shapes world; None without any.
-
-    known: words that the model was trained on; captions with other words are left out too, since
-           no image of theirs can be right. None: all words count as known.
-
-    The result's ``left_out`` says how many images have no score.
-    """
-    scored = [i for i, caption in enumerate(captions) if _can_be_scored(caption, known)]
-    if not scored:
-        return None
-    result = caption_fidelity(images[scored], [captions[i] for i in scored])
-    return replace(result, left_out=len(captions) - len(scored))
-
-
-def _can_be_scored(caption: str, known: Collection[str] | None) -> bool:
-    try:
-        parse_caption(caption)
-    except ValueError:
-        return False
-    return known is None or set(words(caption)) <= set(known)

@@ -108,7 +108,9 @@ def run_stage(
 def _new_stage(plan: Plan, index: int, data: StageData) -> Stage:
     """The stage before training, its U-Net's whitening fitted to captions that are trained on."""
     torch.manual_seed(plan.config.seed)
-    imagen = Imagen(plan.imagen, plan.unets)  # all of it: so a stage never depends on --STAGES
+    imagen = Imagen(
+        plan.imagen, plan.unets
+    )  # all of it: the first weights do not depend on `stages`
     captions = distinct([data.dataset.captions[i] for i in data.train])
     order = torch.randperm(len(captions), generator=generator(plan.config.seed))
     imagen.fit_text(*data.embeddings([captions[i] for i in order[:WHITENING_CAPTIONS]]))
