@@ -4,7 +4,7 @@ Three steps, each a plain function, lead from nothing to a training pair:
 
     description = sample_description(world, rng)       what the caption will say
     text        = caption(description, rng)            one of several English phrasings of it
-    image     = render([place(description, rng)], side)   an image that shows it
+    image       = render([place(description, rng)], side)   an image that shows it
 
 ``parse_caption`` is the way back from the text to the description, so that any caption, typed or
 drawn, can be checked against an image (``minimagen.evaluation``).
@@ -155,7 +155,7 @@ _REVERSED = re.compile(r"\b(right of|below|under)\b|^(on the right|at the bottom
 _VERTICAL = re.compile(r"\b(above|over|below|under|top|bottom)\b")
 _HORIZONTAL = re.compile(r"\b(left|right)\b")
 # What stands in a caption beside its objects and its background.
-_LINKS = {"a", "an", "one", "image", "of", "on"}
+_LINKS = {"a", "an", "one", "picture", "of", "on"}
 _LINKS |= set(re.findall("[a-z]+", " ".join(text for texts in _PAIR.values() for text in texts)))
 
 
@@ -171,7 +171,7 @@ def phrasings(description: Description) -> list[str]:
     """All captions that say ``description``, each a different wording of the same content."""
     words = [_words(thing) for thing in description.objects]
     if len(words) == 1:
-        texts = [_article(words[0]), f"one {words[0]}", f"an image of {_article(words[0])}"]
+        texts = [_article(words[0]), f"one {words[0]}", f"a picture of {_article(words[0])}"]
     else:
         templates = _PAIR[description.relation or RELATIONS[0]]
         texts = [template.format(*map(_article, words)) for template in templates]
