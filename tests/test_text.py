@@ -11,7 +11,8 @@ import torch
 from pretrain_t5_tiny import corpus_line, probe, retelling
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-from minimagen.data.shapes import COLOURS, FULL, parse_caption
+from minimagen.data import words
+from minimagen.data.shapes import COLOURS, FULL, MINIMAL, ShapesDataset, parse_caption
 from minimagen.text import SHIPPED, SHORT_NAMES, EmbeddingCache, T5Encoder, load_text_encoder
 
 CAPTIONS = ["a red circle", "", "a small green star to the left of a blue square", "one red heart"]
@@ -300,3 +301,12 @@ def test_shipped_encoder_knows_which_colour_belongs_to_which_object(encoder: T5E
     bag = probe(BagOfWords(encoder.tokenizer, encoder.model), count=1000)
     assert abs(bag["colour word -> role"] - 0.5) < 0.05
     assert bag["shape word -> colour"] < 0.3
+
+
+def test_every_word_of_the_worlds_is_one_piece_of_the_shipped_encoder(encoder: T5Encoder) -> None:
+    """A word of captions that it never read would come as letters, and cost a sixth of fidelity."""
+    for world in (MINIMAL, FULL):
+        said = {word for text in ShapesDataset(world, 2000, 16).captions for word in words(text)}
+        pieces = {word: encoder.tokenizer.tokenize(word) for word in said}
+        assert {word: found for word, found in pieces.items() if len(found) > 1} == {}
+    assert len(encoder.tokenizer.tokenize("image")) > 1
