@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from minimagen.data import CaptionedDataset, make_dataset
 from minimagen.imagen import Imagen, Stage
-from minimagen.randomness import generator
+from minimagen.randomness import WHITENING, generator
 from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache
@@ -112,7 +112,7 @@ def _new_stage(plan: Plan, index: int, data: StageData) -> Stage:
         plan.imagen, plan.unets
     )  # all of it: the first weights do not depend on `stages`
     captions = distinct([data.dataset.captions[i] for i in data.train])
-    order = torch.randperm(len(captions), generator=generator(plan.config.seed))
+    order = torch.randperm(len(captions), generator=generator(plan.config.seed, WHITENING))
     imagen.fit_text(*data.embeddings([captions[i] for i in order[:WHITENING_CAPTIONS]]))
     return imagen.stages[index]
 
