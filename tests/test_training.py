@@ -133,10 +133,10 @@ def snapshot(directory: Path) -> dict[str, bytes]:
     }
 
 
-def at_draw(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
     """Have ``act`` called in the middle of training step ``number``, counted over all stages."""
     calls = 0
-    draw = Stage.training_noise
+    training_noise = Stage.training_noise
 
     def counting(self: Stage, *args: Any) -> TrainingNoise:
         nonlocal calls
@@ -144,9 +144,9 @@ def at_draw(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None
             calls += 1
             if calls == number:
                 act()
-        return draw(self, *args)
+        return training_noise(self, *args)
 
-    monkeypatch.setattr(Stage, "draw", counting)
+    monkeypatch.setattr(Stage, "training_noise", counting)
 
 
 # --- the directory --------------------------------------------------------------------------------
@@ -743,7 +743,7 @@ def test_resumed_training_equals_an_uninterrupted_one(
 ) -> None:
     """Fault 7: after Ctrl-C or SIGTERM in mid-epoch, bit for bit; the old directory untouched."""
     with monkeypatch.context() as patch:
-        at_draw(patch, step, lambda: signal.raise_signal(number))
+        at_step(patch, step, lambda: signal.raise_signal(number))
         with pytest.raises(RunStopped, match="`restart_directory`") as caught:
             run(tiny)
     assert caught.value.exit_code == 128 + number
@@ -766,7 +766,7 @@ def test_training_killed_without_a_word_goes_on_from_its_last_checkpoint(
 ) -> None:
     """`chckpt_num`: what was saved in mid-epoch is enough to end up with the same weights."""
     with monkeypatch.context() as patch:
-        at_draw(patch, 10, crash)
+        at_step(patch, 10, crash)
         with pytest.raises(Crash):
             run(tiny, chckpt_num=2)
     (old,) = Path(tiny["output_directory"]).iterdir()
