@@ -1,6 +1,6 @@
-"""Random numbers for training: each purpose has a stream of its own, made of a few integers.
+"""Random numbers for training: each purpose has its own stream, given by a few integers.
 
-No generator has to be saved with a checkpoint: the noise of step 1234 can be drawn again from its
+A checkpoint needs no state of a generator: the noise of step 1234 can be made again from that
 number.
 """
 
@@ -11,10 +11,10 @@ import torch
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed made of several numbers >= 0, such that neighbours give unrelated streams."""
+    """One seed made of several integers >= 0; similar integers give unrelated streams."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """A generator on the CPU whose stream depends on these numbers >= 0 alone."""
+    """A generator on the CPU; its stream depends only on these integers >= 0."""
     return torch.Generator().manual_seed(seed_of(*numbers))
