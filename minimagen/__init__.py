@@ -1,7 +1,7 @@
-"""MinImagen: a small, readable text-to-image cascade in the manner of Imagen.
+"""MinImagen: a small, readable text-to-image cascade, built like Imagen.
 
-The names below are those that most programs need. Each is imported when it is first used, so that
-``import minimagen`` takes no time.
+Most programs need only the names below. Each is imported when it is first used, so that
+``import minimagen`` is fast.
 """
 
 from importlib import import_module

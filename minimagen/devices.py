@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision: decided by a fixed rule, never by a stopwatch."""
+"""Where to compute, and in which precision. Fixed rules decide this; nothing is timed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 def choose_device(name: DeviceName = "auto") -> torch.device:
     """The device called ``name``; "auto" takes CUDA, else MPS, else the CPU.
 
-    Raises ValueError when there is no such device here.
+    Raises ValueError if this machine has no such device.
     """
     there = {
         "cuda": torch.cuda.is_available(),
@@ -30,11 +30,11 @@ def choose_device(name: DeviceName = "auto") -> torch.device:
 
 
 def choose_precision(name: Precision, device: torch.device) -> Precision:
-    """ "fp32", "bf16" or "fp16" on a device; "auto" takes bf16 where the hardware computes it.
+    """The precision to use on a device: "fp32", "bf16" or "fp16".
 
-    That is: CUDA from compute capability 8.0 (Ampere) on, and CPUs with AMX or AVX512-BF16. The
-    rule is fixed, so that the same seed means the same training. Raises ValueError for fp16 on the
-    CPU, where torch has no kernels for it.
+    "auto" takes bf16 where the hardware supports it: CUDA with compute capability 8.0 (Ampere) or
+    higher, and CPUs with AMX or AVX512-BF16. The rule is fixed, so that the same seed gives the
+    same training. Raises ValueError for fp16 on the CPU: torch has no kernels for it there.
     """
     if name == "fp16" and device.type == "cpu":
         raise ValueError("`precision` is 'fp16', on the CPU it should be auto, fp32 or bf16")
@@ -53,7 +53,7 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Mixed precision for everything computed within: nothing for "fp32"."""
+    """Mixed precision for the code inside; "fp32" changes nothing."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])

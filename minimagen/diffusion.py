@@ -1,6 +1,6 @@
 """The Gaussian diffusion process, in closed form, and what a network may predict about it.
 
-The symbols, the same in the whole package:
+These symbols have the same meaning in the whole package:
 
     x          clean image in [-1, 1], shape (B, C, H, W)
     eps        standard normal noise, like x
@@ -45,7 +45,7 @@ def posterior_coefficients(log_snr_s: Tensor, log_snr_t: Tensor) -> tuple[Tensor
     """(k_x, k_z, variance) such that q(z_s | z_t, x) = N(k_x x + k_z z_t, variance), s < t.
 
     DDPM (2006.11239, eq. 6-7) in the form of VDM (2107.00630, app. A), with SNR ratios as
-    exponentials so that nothing cancels: 1 - SNR_t / SNR_s = -expm1(log_snr_t - log_snr_s).
+    exponentials, so that no digits are lost: 1 - SNR_t / SNR_s = -expm1(log_snr_t - log_snr_s).
     log_snr_s > log_snr_t, any shape; log_snr_s = inf is the clean end (x itself, variance 0).
     """
     fresh = -torch.expm1(log_snr_t - log_snr_s)  # share of the noise at t that s does not have
@@ -160,11 +160,11 @@ def loss_weight(
 ) -> Tensor:
     """Factor on the parameterization's own squared error. Shape as log_snr.
 
-    "uniform" is 1. "min_snr" weighs the error of x by min(SNR, gamma), whatever is predicted
-    (Hang et al., 2303.09556, sec. 3); since |eps error|^2 = SNR |x error|^2 and
-    |v error|^2 = (SNR + 1) |x error|^2, eps and v divide it by SNR and SNR + 1. Near t = 1 that
-    weight vanishes, where what the whole image has in common, its background, is decided:
-    "clamped_snr" is the same with the SNR kept at ``floor`` or above. 0 < floor < gamma.
+    "uniform" is 1. "min_snr" weights the error of x by min(SNR, gamma), whatever the network
+    predicts (Hang et al., 2303.09556, sec. 3). Since |eps error|^2 = SNR |x error|^2 and
+    |v error|^2 = (SNR + 1) |x error|^2, the weights of eps and v are divided by SNR and SNR + 1.
+    Near t = 1 this weight vanishes, but these times decide what the whole image shares, such as
+    its background. So "clamped_snr" keeps the SNR at ``floor`` or above. 0 < floor < gamma.
     """
     if weighting == "uniform":
         return torch.ones_like(log_snr)

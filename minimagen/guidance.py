@@ -1,4 +1,4 @@
-"""Classifier-free guidance: one network, with and without the caption, and the way between them."""
+"""Classifier-free guidance: combine what one network predicts with and without the caption."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ def guide(x_cond: Tensor, x_uncond: Tensor, weight: float | Tensor) -> Tensor:
     """x_uncond + weight * (x_cond - x_uncond), exact at weight 0 and 1.
 
     The convention of the Imagen paper (2205.11487, eq. 2): eps~ = w eps(z, c) + (1 - w) eps(z), so
-    w = 1 is off and w = 0 ignores the text; other projects write 1 + w for our w. The formula is
-    linear, so it is the same for eps, x and v. Images (B, C, H, W); a tensor `weight` broadcasts.
+    w = 1 is off and w = 0 ignores the text; other projects write 1 + w where we write w. The
+    formula is linear, so it is the same for eps, x and v. Images are (B, C, H, W); a tensor
+    `weight` broadcasts.
     """
     return torch.lerp(x_uncond, x_cond, weight)
 
@@ -22,7 +23,7 @@ def guide(x_cond: Tensor, x_uncond: Tensor, weight: float | Tensor) -> Tensor:
 def weight_at(t: Tensor, weight: float, interval: tuple[float, float] | None = None) -> Tensor:
     """The guidance weight of each image at its time: `weight` inside the interval, 1 (off) outside.
 
-    t: (B,) in [0, 1]. interval: (lo, hi), both included, 0 <= lo <= hi <= 1; None for always
+    t: (B,) in [0, 1]. interval: (lo, hi), both included, 0 <= lo <= hi <= 1; None: all times
     (Kynkaanniemi et al., 2404.07724). Returns (B,).
     """
     if interval is None:

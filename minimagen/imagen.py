@@ -2,7 +2,7 @@
 
 A ``Stage`` is one diffusion model: a U-Net, a noise schedule, and how it is trained and sampled.
 ``Imagen`` is a chain of stages (Saharia et al., 2205.11487; Ho et al., cascades, 2106.15282).
-Captions come as embeddings, see ``text``; images are (B, 3, side, side) in [-1, 1].
+Captions are given as embeddings, see ``text``; images are (B, 3, side, side) in [-1, 1].
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ Weight = Annotated[float, Interval(ge=-1_000_000, le=1_000_000)]  # of guidance
 
 @settings
 class StageConfig:
-    """How one stage is trained and sampled; its network has a configuration of its own.
+    """How one stage is trained and sampled; ``UnetConfig`` describes its network.
 
     Raises ValueError, naming the setting.
     """
 
-    side: Count = 64  # of its images, in pixels
+    side: Count = 64  # side of its images, in pixels
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)  # of noise over time
     parameterization: Parameterization = "x"  # what the U-Net predicts
     weighting: Weighting = "uniform"  # of the loss over time
-    guidance_weight: Weight = 1.0  # 1 is off; how far to go where the caption points
-    guidance_interval: tuple[Share, Share] | None = None  # of t where guidance is on; None: always
+    guidance_weight: Weight = 1.0  # 1 is off; a larger one follows the caption more closely
+    guidance_interval: tuple[Share, Share] | None = None  # times t with guidance; None: all
     threshold: Threshold = "dynamic"  # how x_hat is kept in range
-    percentile: Percentile = 0.95  # of |x_hat| that dynamic thresholding brings to 1
+    percentile: Percentile = 0.95  # of |x_hat|, which dynamic thresholding scales to 1
     sampler: SamplerName = "ddim"  # one of samplers.SAMPLERS
     steps: Count = 20  # of the sampler, at most the cascade's timesteps
     eta: Share = 0.0  # noise that the DDIM sampler renews
-    aug_level: Share = 0.1  # noise on the low-resolution image when sampling
-    aug_power: Power = 2.0  # how much training prefers low levels, see augmentation.level_weight
+    aug_level: Share = 0.1  # noise conditioning augmentation level in sampling
+    aug_power: Power = 2.0  # weight of low levels in training, see augmentation.level_weight
 
     def __post_init__(self) -> None:
         if self.guidance_interval and self.guidance_interval[0] > self.guidance_interval[1]:
@@ -68,7 +68,7 @@ class StageConfig:
 
 @settings
 class ImagenConfig:
-    """The cascade but for its U-Nets, which have configurations of their own (``UnetConfig``).
+    """The configuration of a cascade, without its U-Nets (see ``UnetConfig``).
 
     Raises ValueError, naming the setting.
     """
@@ -76,7 +76,7 @@ class ImagenConfig:
     stages: tuple[StageConfig, ...]  # from the base to the last super-resolution
     timesteps: Count = 1000  # grid of times from which samplers choose their steps
     text_encoder: str = "t5_tiny"  # see text.load_text_encoder
-    max_tokens: Annotated[int, Interval(ge=2)] = 64  # most tokens of a caption
+    max_tokens: Annotated[int, Interval(ge=2)] = 64  # maximum number of tokens per caption
     text_dropout: Share = 0.1  # share of captions hidden in training, for guidance
 
     def __post_init__(self) -> None:
@@ -94,26 +94,26 @@ class ImagenConfig:
 
 
 class TrainingNoise(NamedTuple):
-    """Everything random in one training step, so that a loss can be repeated exactly."""
+    """All random numbers of one training step: with them, a loss can be computed again exactly."""
 
     t: Tensor  # times in [0, 1], (B,)
     eps: Tensor  # noise, (B, 3, side, side)
     keep_text: Tensor  # (B,) bool, False hides the caption
-    aug_level: Tensor  # of the low-resolution image, one per image in [0, 1], (B,)
-    aug_noise: Tensor  # (B, 3, side, side); in a base stage, which has no use for it, (B,)
+    aug_level: Tensor  # noise conditioning augmentation levels in [0, 1], (B,)
+    aug_noise: Tensor  # (B, 3, side, side); (B,) in a base stage, which does not use it
 
     def to(self, device: torch.device | str) -> TrainingNoise:
-        """The same on another device."""
+        """Move all of them to a device."""
         return TrainingNoise(*(part.to(device) for part in self))
 
 
 def resize(images: Tensor, side: int) -> Tensor:
     """Square images (B, C, H, H) at another size, (B, C, side, side).
 
-    Down: the mean of the pixels that fall together (an integer factor) or antialiased bilinear; up:
-    bilinear. Values stay within the range of the input.
+    Smaller: the mean of blocks of pixels if the factor is an integer, else bilinear with
+    antialiasing. Larger: bilinear. Values stay within the range of the input.
 
-    Raises ValueError when they are not square: to crop or to stretch them is not decided here.
+    Raises ValueError if they are not square: the caller decides whether to crop or stretch them.
     """
     height, width = images.shape[-2:]
     if height != width:
@@ -128,11 +128,11 @@ def resize(images: Tensor, side: int) -> Tensor:
 class Stage(nn.Module):
     """One diffusion model of the cascade. As a module it computes its own training loss.
 
-    config:       of training and sampling
-    unet:         of the network; ``unet.lowres`` says whether this is a super-resolution stage
+    config:       how the stage is trained and sampled
+    unet:         the network; ``unet.lowres`` says whether this is a super-resolution stage
     lowres_side:  side of the previous stage's images; None for a base stage
 
-    Raises ValueError when they do not fit each other.
+    Raises ValueError if they do not fit together.
     """
 
     def __init__(self, config: StageConfig, unet: UnetConfig, lowres_side: int | None) -> None:
@@ -153,7 +153,7 @@ class Stage(nn.Module):
     def training_noise(
         self, batch: int, text_dropout: float, generator: torch.Generator
     ) -> TrainingNoise:
-        """Draw what a training step of ``batch`` images needs, on the CPU.
+        """The random numbers for a training step of ``batch`` images, on the CPU.
 
         text_dropout: share of captions to hide, in [0, 1]
 
@@ -174,7 +174,7 @@ class Stage(nn.Module):
     def forward(self, images: Tensor, text: Tensor, mask: Tensor, noise: TrainingNoise) -> Tensor:
         """Training loss of each image, (B,) (DDPM, 2006.11239, algorithm 1).
 
-        images: clean, (B, 3, H, H) in [-1, 1] at any size not below the stage's
+        images: clean, (B, 3, H, H) in [-1, 1], H at least the stage's side
         text, mask: captions, (B, N, D) and (B, N)
         noise: see ``training_noise``
         """
@@ -191,10 +191,10 @@ class Stage(nn.Module):
         return loss * level_weight(noise.aug_level, self.config.aug_power)
 
     def _condition(self, images: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """What the U-Net gets of the low-resolution image, in training and sampling alike.
+        """The low-resolution inputs of the U-Net, the same in training and sampling.
 
-        (image, level), the image in [-1, 1], brought down to the previous stage's side if it is
-        larger, enlarged and only then noised; () in a base stage.
+        (image, level): the image in [-1, 1] is reduced to the previous stage's side if it is
+        larger, then enlarged to this stage's side, then noise is added. () in a base stage.
         """
         if self.lowres_side is None:
             return ()
@@ -204,9 +204,9 @@ class Stage(nn.Module):
     def denoiser(self, text: Tensor, mask: Tensor, condition: tuple[Tensor, ...] = ()) -> Denoiser:
         """denoise(z, t) -> x_hat for these captions: U-Net, parameterisation, guidance, threshold.
 
-        text, mask: (B, N, D), (B, N). condition: nothing in a base stage, else low-resolution
-        images, noised, at this stage's size, and their levels (B,). Where guidance is on, the
-        U-Net runs once on a batch of 2 B: with and without captions.
+        text, mask: (B, N, D), (B, N). condition: () in a base stage, else noisy low-resolution
+        images of this stage's side, and their levels (B,). With guidance, the U-Net runs once on a
+        batch of 2 B: with and without captions.
         """
         config = self.config
 
@@ -239,7 +239,7 @@ class Stage(nn.Module):
 
         text, mask: (B, N, D), (B, N)
         noise:      of images of this stage's side
-        timesteps:  of the grid that the sampler's steps are chosen from
+        timesteps:  size of the grid from which the sampler's times are chosen
         lowres:     the previous stage's images, (B, 3, h, h) in [-1, 1]; None in a base stage
 
         Raises ValueError if lowres is missing, or given to a base stage.
@@ -260,12 +260,12 @@ class Stage(nn.Module):
 
 
 class Imagen(nn.Module):
-    """A cascade of stages; ``stages[i]`` is a registered submodule, trained by itself.
+    """A cascade of stages; ``stages[i]`` is a registered submodule, trained separately.
 
-    Raises ValueError when the numbers of stages and U-Nets differ, or one does not fit the other.
+    Raises ValueError if the numbers of stages and U-Nets differ, or if they do not fit together.
     """
 
-    stages: Sequence[Stage]  # an nn.ModuleList, which does not say what it holds
+    stages: Sequence[Stage]  # an nn.ModuleList, whose type does not say what it holds
 
     def __init__(self, config: ImagenConfig, unets: Sequence[UnetConfig]) -> None:
         super().__init__()
@@ -287,9 +287,9 @@ class Imagen(nn.Module):
         self.stages = cast("Sequence[Stage]", nn.ModuleList(stages))
 
     def fit_text(self, text: Tensor, mask: Tensor) -> None:
-        """Have every U-Net whiten its text by the statistics of these embeddings, before training.
+        """Fit the whitening of every U-Net to these embeddings; call this before training.
 
-        text, mask: captions of the training data, (B, N, D) and (B, N); a thousand are plenty
+        text, mask: captions of the training data, (B, N, D) and (B, N); a thousand are enough
         """
         for stage in self.stages:
             stage.unet.whitening.fit(text, mask)
@@ -306,15 +306,15 @@ class Imagen(nn.Module):
         """Draw images of captions, yielding (stage, state) after every step of a sampler.
 
         text, mask: captions, (B, N, D) and (B, N)
-        seeds:      one per image; image i depends on its caption and seeds[i] alone
-        lowres:     begin from these images (B, 3, h, h) in [-1, 1], at stage ``start`` >= 1; larger
-                    ones are brought down first to the size that this stage starts from
+        seeds:      one per image; image i depends only on its caption and on seeds[i]
+        lowres:     start from these images (B, 3, h, h) in [-1, 1], at stage ``start`` >= 1; larger
+                    images are first reduced to the side of the stage before
         start:      first stage to run
 
-        States are (B, 3, side, side). The last state of a stage, clamped to [-1, 1], is its image,
-        and what the next stage starts from. The U-Nets are in eval mode until the iterator ends or
-        is closed. Raises ValueError, at the first step, when captions, seeds and lowres differ in
-        number, or start and lowres do not agree.
+        States are (B, 3, side, side). The last state of a stage, clamped to [-1, 1], is its image
+        and the input of the next stage. The U-Nets are in eval mode until the iterator ends or is
+        closed. Raises ValueError, at the first step, if captions, seeds and lowres differ in
+        number, or if start and lowres do not agree.
         """
         if len(seeds) != len(text):
             raise ValueError(f"{len(text)} captions have {len(seeds)} seeds, each needs one")
@@ -349,9 +349,9 @@ class Imagen(nn.Module):
         lowres: Tensor | None = None,
         start: int = 0,
     ) -> list[Tensor]:
-        """Images of captions, one batch (B, 3, side, side) in [-1, 1] for each stage run.
+        """Images of captions, one batch (B, 3, side, side) in [-1, 1] for each stage that ran.
 
-        The last entry has the finished images. Arguments and errors are those of ``sample``.
+        The last entry holds the finished images. Arguments and errors are those of ``sample``.
         """
         last: dict[int, Tensor] = {}
         for index, state in self.sample(text, mask, seeds, lowres, start):

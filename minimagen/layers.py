@@ -1,7 +1,7 @@
 """The parts a U-Net is built from: embeddings, attention, residual blocks, resampling.
 
-Feature maps are (B, C, H, W); text and other sequences are (B, N, D). A mask is boolean, True where
-a token counts; a masked token never changes a result.
+Feature maps are (B, C, H, W); text and other sequences are (B, N, D). A mask is boolean: True for a
+token, False for padding. Padding never changes a result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def sinusoidal_embedding(values: Tensor, dim: int, max_period: float = 10_000.0)
 
 
 class TimeEmbedding(nn.Module):
-    """A number in [0, 1] per image, (B,), as a vector, (B, dim); ``dim`` is even."""
+    """Embed one number in [0, 1] per image: (B,) -> (B, dim); ``dim`` is even."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -33,16 +33,17 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, t: Tensor) -> Tensor:
-        # times 1000: the frequencies were made for positions 0, 1, 2, ..., DDPM's steps
+        # times 1000: the frequencies suit positions 0, 1, 2, ..., such as DDPM's steps
         return self.mlp(sinusoidal_embedding(1000 * t, self.dim))
 
 
 def position_features(height: int, width: int, dim: int, device: torch.device) -> Tensor:
-    """Where each pixel lies, as ``dim`` smooth functions of its place: (dim, H, W) in [-1, 1].
+    """The position of each pixel, as ``dim`` smooth functions: (dim, H, W) in [-1, 1].
 
-    Half are cosines of the row, half of the column, of 1 to dim / 2 half-waves over the image;
-    the first tells left from right (top from bottom) by its sign. A convolution cannot know where
-    it is, so without them "left" means nothing to it (CoordConv, 1807.03247). ``dim`` is even.
+    Half are cosines of the row, half of the column, with 1 to dim / 2 half-waves over the image.
+    The sign of the first one separates left from right (top from bottom). A convolution does not
+    know where it is: without these features it could not learn what "left" means (CoordConv,
+    1807.03247). ``dim`` is even.
     """
 
     def waves(side: int) -> Tensor:
@@ -59,8 +60,8 @@ class Attention(nn.Module):
     """Multi-head attention of queries (B, N, dim) over a context (B, M, context_dim).
 
     softmax(q k^T / sqrt(d)) v (1706.03762, eq. 1) in each of ``heads`` parts of ``head_dim``
-    channels. Masked context tokens score minus infinity, so every row of the mask, (B, M) bool,
-    needs at least one True. Returns (B, N, dim).
+    channels. Masked context tokens get the score minus infinity, so every row of the mask,
+    (B, M) bool, needs at least one True. Returns (B, N, dim).
     """
 
     def __init__(self, dim: int, context_dim: int, heads: int, head_dim: int) -> None:
@@ -84,11 +85,11 @@ class Attention(nn.Module):
 
 
 class TextWhitening(nn.Module):
-    """Text embeddings (B, N, dim) with mean 0, and unit variance in every direction.
+    """Whiten text embeddings (B, N, dim): mean 0, and variance 1 in every direction.
 
-    A language model's embeddings vary a lot along a few directions and little along the many others
-    that tell "circle" from "square". Whitened (ZCA, Bell and Sejnowski 1997), all directions are as
-    easy to read. Until ``fit`` has seen some embeddings, they are only normalised token by token.
+    The embeddings of a language model vary a lot along a few directions, and little along the many
+    others that separate "circle" from "square". Whitening (ZCA, Bell and Sejnowski 1997) makes all
+    directions equally easy to read. Before ``fit``, tokens are only normalised one by one.
     """
 
     mean: Tensor
@@ -106,7 +107,7 @@ class TextWhitening(nn.Module):
     def fit(self, text: Tensor, mask: Tensor, floor: float = 0.03) -> None:
         """Measure the mean and the covariance of the tokens where mask (B, N) is True.
 
-        floor: added to each variance, > 0, so that directions that are hardly used stay small
+        floor: added to each variance, > 0, so that directions with little variance stay small
         """
         tokens = self._normalise(text)[mask]  # (number of tokens, dim)
         mean = tokens.mean(0)
@@ -120,11 +121,11 @@ class TextWhitening(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """A sequence (B, N, dim) as one vector (B, out_dim): learned queries attend over it.
+    """Pool a sequence (B, N, dim) into one vector (B, out_dim): learned queries attend to it.
 
-    Imagen adds such a vector to its time embedding (2205.11487, sec. 2.5). With several queries
-    each can look for one role, "what stands on the left", where a mean would mix all words.
-    mask (B, N) bool, at least one True a row.
+    Imagen adds such a vector to its time embedding (2205.11487, sec. 2.5). Each query can look for
+    one role, such as "the object on the left"; a mean would mix all words. mask: (B, N) bool, at
+    least one True per row.
     """
 
     def __init__(self, dim: int, out_dim: int, queries: int, heads: int, head_dim: int) -> None:
@@ -148,8 +149,8 @@ class AttentionBlock(nn.Module):
     """Self-attention over the pixels, cross-attention to the text, a feed-forward layer.
 
     x (B, dim, H, W), text (B, N, text_dim), mask (B, N) bool -> (B, dim, H, W). Each part adds to a
-    residual stream, with weights that start at zero. Either attention can be left out. The text has
-    a softmax of its own: shared with the pixels it would be a few voices among many.
+    residual stream, and its last weights start at zero. Either attention can be left out. The text
+    has its own softmax: in a common one, its few tokens would compete with the many pixels.
     """
 
     def __init__(
@@ -180,9 +181,9 @@ class AttentionBlock(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation in float32 whatever the precision around it.
+    """Group normalisation, always in float32.
 
-    Its sums over thousands of pixels need the digits, and on a CPU it is faster too.
+    Its sums over thousands of pixels need this precision, and on a CPU it is faster too.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,7 +193,7 @@ class GroupNorm(nn.GroupNorm):
 class ResidualBlock(nn.Module):
     """Two convolutions and a shortcut: (B, in_channels, H, W) -> (B, out_channels, H, W).
 
-    Both numbers of channels are multiples of 8, the groups of the normalisations.
+    Both numbers of channels must be multiples of 8, the number of groups of the normalisations.
 
     The condition (B, cond_dim) scales and shifts the second normalisation's output, as in ADM
     (2105.05233, section 3) and Imagen's ResNet block (2205.11487, fig. A.27).

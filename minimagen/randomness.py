@@ -1,6 +1,6 @@
 """Random numbers for training: a stream for each purpose, named by the seed and a few integers.
 
-No generator has to be saved with a checkpoint: the noise of step 1234 can be drawn again from its
+A checkpoint needs no state of a generator: the noise of step 1234 can be made again from that
 number.
 """
 

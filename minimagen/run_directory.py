@@ -1,12 +1,12 @@
-"""The training directory: all names of files within it, and how they are written and read.
+"""The training directory: the names of its files, and how they are written and read.
 
     training_<YYYYMMDD_HHMMSS>/
         parameters/             imagen_params_<TS>.json, unet_<i>_params_<TS>.json,
-                                training_parameters_<TS>.txt: one --FLAG=value a line,
-                                words_<TS>.txt: every word of the captions that were trained on
+                                training_parameters_<TS>.txt: one --FLAG=value per line,
+                                words_<TS>.txt: every word of the training captions
         state_dicts/            unet_<i>_state_<TS>.safetensors: best EMA weights of each U-Net
-        tmp/                    unet_<i>_checkpoint.safetensors: all that resuming a stage needs
-        training_progress.txt   the log, for people
+        tmp/                    unet_<i>_checkpoint.safetensors: all that is needed to resume
+        training_progress.txt   the log
 
 Files are written under another name and then renamed: if the process dies or the disk fills up, the
 previous file stays intact.
@@ -39,8 +39,8 @@ PRETRAINED = Path(__file__).parent / "pretrained"  # shipped models, each a trai
 def timestamped_directory(output: Path | str, prefix: str) -> Path:
     """Make ``output/prefix_<YYYYMMDD_HHMMSS>`` and return it.
 
-    ``_1``, ``_2``, ... is added when that one is taken, also by a process that asks in the same
-    moment. ``output`` is made if it is missing.
+    If that name is taken, ``_1``, ``_2``, ... is added, also when two processes ask at the same
+    moment. ``output`` is created if it is missing.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -56,19 +56,19 @@ def timestamped_directory(output: Path | str, prefix: str) -> Path:
 
 
 def check_writable(directory: Path | str, setting: str) -> None:
-    """Raise ValueError, naming the setting, when no directory can be made or written to there."""
+    """Raise ValueError, naming the setting, if a directory cannot be created or written to."""
     path = Path(directory).absolute()
     there = next(part for part in (path, *path.parents) if part.exists())
     if not there.is_dir():
-        raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} is no directory")
+        raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} is not a directory")
     if not os.access(there, os.W_OK):
         raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} cannot be written to")
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` write a file aside, then give it its name ``path``: all of it or nothing.
+    """Let ``write`` write a temporary file, then rename it to ``path``: the whole file or nothing.
 
-    Raises OSError, naming the file, when that fails; what was at ``path`` is still there then.
+    Raises OSError, naming the file, if that fails; a previous file at ``path`` stays intact.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -83,23 +83,23 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
 
 
 class Parameters(NamedTuple):
-    """What a ``parameters`` directory says."""
+    """The content of a ``parameters`` directory."""
 
     imagen: ImagenConfig
     unets: tuple[UnetConfig, ...]
-    flags: dict[str, str]  # by setting's name, of training_parameters_*.txt; {} without one
+    flags: dict[str, str]  # of training_parameters_*.txt, by the setting's name; {} without it
 
 
 def load_parameters(directory: Path | str, known: Collection[str] = ()) -> Parameters:
     """Read a ``parameters`` directory.
 
-    known: names of the settings that its training_parameters_*.txt may have; () leaves it unread
+    known: names of the settings that training_parameters_*.txt may have; () does not read that file
 
     Raises ValueError, naming the file and what is wrong in it.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise ValueError(f"{directory} is no directory, it should hold imagen_params_*.json")
+        raise ValueError(f"{directory} is not a directory, it should hold imagen_params_*.json")
     imagen = _read(ImagenConfig, _only(directory, "imagen_params_*.json"))
     found = [re.match(r"unet_(\d+)_params_", path.name) for path in directory.iterdir()]
     numbers = {int(match[1]) for match in found if match}
@@ -146,7 +146,7 @@ def _read_flags(path: Path, known: Collection[str]) -> dict[str, str]:
         if not equals or name != flag_name(setting):
             raise ValueError(f"{path}, line {number}: {line!r} should be --FLAG=value")
         if setting not in known:
-            raise ValueError(f"{path}, line {number}: {name} is not a flag of a training")
+            raise ValueError(f"{path}, line {number}: {name} is not a flag of the training")
         flags[setting] = value
     return flags
 
@@ -163,7 +163,7 @@ class TrainingDirectory:
 
     @classmethod
     def create(cls, output: Path | str = ".") -> TrainingDirectory:
-        """A new one within ``output``, its name never taken before."""
+        """Make a new one in ``output``, with an unused name."""
         directory = cls(timestamped_directory(output, "training"))
         for part in (directory.parameters, directory.state_dicts, directory.tmp):
             part.mkdir()
@@ -171,9 +171,9 @@ class TrainingDirectory:
 
     @classmethod
     def open(cls, path: Path | str) -> TrainingDirectory:
-        """One that is there, or a shipped one by its name.
+        """Open an existing one, or a shipped one by its name.
 
-        Raises ValueError, naming it, when it is no training directory.
+        Raises ValueError, naming it, if it is not a training directory.
         """
         directory = cls(Path(path).resolve())
         if not directory.path.exists() and Path(path).name == str(path):
@@ -181,8 +181,8 @@ class TrainingDirectory:
         if not directory.parameters.is_dir():
             names = sorted(found.parent.name for found in PRETRAINED.glob("*/parameters"))
             raise ValueError(
-                f"{path} is no training directory: it has no parameters/ within; "
-                f"shipped by name: {', '.join(names) or 'none'}"
+                f"{path} is not a training directory: it has no parameters/; "
+                f"names of shipped models: {', '.join(names) or 'none'}"
             )
         files = sorted(directory.parameters.glob("imagen_params_*.json"))
         if files:  # it may have been renamed
@@ -191,17 +191,17 @@ class TrainingDirectory:
 
     @property
     def parameters(self) -> Path:
-        """Where the configuration is."""
+        """The directory of the configuration."""
         return self.path / "parameters"
 
     @property
     def state_dicts(self) -> Path:
-        """Where the best weights are."""
+        """The directory of the best weights."""
         return self.path / "state_dicts"
 
     @property
     def tmp(self) -> Path:
-        """Where the latest checkpoints are."""
+        """The directory of the latest checkpoints."""
         return self.path / "tmp"
 
     @property
@@ -210,7 +210,7 @@ class TrainingDirectory:
         return self.path / "training_progress.txt"
 
     def checkpoint(self, stage: int) -> Path:
-        """The file that resuming a stage reads."""
+        """The file of the latest checkpoint of a stage."""
         return self.tmp / f"unet_{stage}_checkpoint.safetensors"
 
     def best(self, stage: int) -> Path:
@@ -238,11 +238,11 @@ class TrainingDirectory:
         return load_parameters(self.parameters, known)
 
     def save_words(self, words: Collection[str]) -> None:
-        """Write the words of the captions that are trained on, see ``data.words``."""
+        """Write the words of the training captions, see ``data.words``."""
         _write_text(self._words, "".join(f"{word}\n" for word in sorted(words)))
 
     def load_words(self) -> frozenset[str] | None:
-        """Those words; None when nobody wrote them, as in directories of older versions."""
+        """The words of the training captions; None without that file, as in older versions."""
         if not self._words.is_file():
             return None
         return frozenset(self._words.read_text(encoding="utf-8").split())
@@ -260,14 +260,14 @@ class TrainingDirectory:
         path = self.best(stage)
         if not path.is_file():
             raise ValueError(
-                f"{self.path} has no {path.name}: stage {stage} has not been trained for an epoch"
+                f"{self.path} has no {path.name}: stage {stage} has not finished an epoch"
             )
         return load_tensors(path)[0]
 
     def save_checkpoint(
         self, stage: int, tensors: Mapping[str, Tensor], state: Mapping[str, object]
     ) -> None:
-        """Write a stage's latest checkpoint: tensors, and what is not a tensor as JSON."""
+        """Write a stage's latest checkpoint: tensors, and everything else as JSON."""
         save_tensors(self.checkpoint(stage), tensors, state)
 
     def load_checkpoint(self, stage: int) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -275,7 +275,7 @@ class TrainingDirectory:
         return load_tensors(self.checkpoint(stage))
 
     def checkpoint_header(self, stage: int) -> tuple[dict[str, list[int]], dict[str, object]]:
-        """Shapes of a checkpoint's tensors, and its state; no tensor is read. Errors as above."""
+        """Shapes of a checkpoint's tensors, and its state. Reads no tensor. Errors as above."""
         path = self.checkpoint(stage)
         try:
             with safe_open(path, framework="pt") as file:
@@ -310,7 +310,7 @@ class TrainingDirectory:
         return found
 
     def copy_results(self, other: TrainingDirectory, stages: int) -> None:
-        """Take over another directory's best weights and checkpoints; the other stays as it is."""
+        """Copy the best weights and checkpoints of another directory, which stays as it is."""
         for i in range(stages):
             for source, target in (
                 (other.best(i), self.best(i)),
@@ -327,13 +327,13 @@ def _write_text(path: Path, text: str) -> None:
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object] | None = None
 ) -> None:
-    """Write a safetensors file in one piece or not at all; ``state`` goes into it as JSON."""
+    """Write a safetensors file, the whole file or nothing; it holds ``state`` as JSON."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt", "state": json.dumps(state or {})}
 
     def write(aside: Path) -> None:
         save_file(ready, aside, metadata)
-        aside.chmod(0o644)  # save_file makes one that nobody else may read
+        aside.chmod(0o644)  # save_file makes a file that only its owner may read
 
     atomic_write(path, write)
 
@@ -343,7 +343,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads((file.metadata() or {}).get("state", "{}"))
-        return load(path.read_bytes()), state  # no memory map: Windows cannot replace one
+        return load(path.read_bytes()), state  # no memory map: Windows cannot replace it
     except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(path, error) from None
 

@@ -8,12 +8,12 @@ Every sampler is a generator with one signature,
     z          state at times[0], (B, C, H, W): standard normal noise when times[0] = 1
     schedule   the NoiseSchedule the denoiser was trained with
     times      strictly decreasing in [0, 1], (steps + 1,): see `NoiseSchedule.times`
-    randn      gives fresh standard normal noise like z at every call: see `NoiseSource`
+    randn      returns new standard normal noise, shaped like z, at each call: see `NoiseSource`
     eta        how much of the noise DDIM renews in each step, in [0, 1]
 
-It yields the state after each step; the last one is the sample. A sampler that has no use for
-`randn` or `eta` ignores them, so that `SAMPLERS[name]` can be called without asking which it is.
-A ValueError comes at the first step, as with every generator. Coefficients are in float64.
+It yields the state after each step; the last state is the sample. A sampler ignores `randn` or
+`eta` if it does not need them, so that all entries of `SAMPLERS` are called in the same way. Like
+every generator, it raises its ValueErrors at the first step. Coefficients are float64.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Sampler = Callable[..., Iterator[Tensor]]
 
 
 class NoiseSource:
-    """Standard normal noise, one random generator per image: image i depends on seeds[i] alone.
+    """Standard normal noise, one random generator per image: image i depends only on seeds[i].
 
     seeds: one integer in [0, 2^63) per image.
     shape: of one image, (C, H, W).
-    device: where the noise is put; it is drawn on the CPU, so that every device gives one image.
-    stream: which of the independent streams of each seed; a cascade gives each stage its own.
+    device: of the result; the noise is made on the CPU, so that it is the same on every device.
+    stream: number of an independent stream of each seed; each stage of a cascade has its own.
 
-    Each call returns fresh noise (B, C, H, W), float32.
+    Each call returns new noise (B, C, H, W), float32.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class NoiseSource:
         ]
 
     def __call__(self) -> Tensor:
-        """Fresh noise, (B, C, H, W)."""
+        """New noise, (B, C, H, W)."""
         noise = [torch.randn(self.shape, generator=g) for g in self._generators]
         return torch.stack(noise).to(self.device)
 
@@ -82,7 +82,7 @@ def ddpm(
     Arguments as at the top of this file. Raises ValueError without `randn`, or for bad `times`.
     """
     if randn is None:
-        raise ValueError("the ddpm sampler draws noise: give it randn, for example a NoiseSource")
+        raise ValueError("the ddpm sampler adds noise: give it randn, for example a NoiseSource")
     for now, then in pairwise(_levels(schedule, times)):
         k_x, k_z, variance = posterior_coefficients(_scalar(then.log_snr), _scalar(now.log_snr))
         z = k_x.item() * denoise(z, _time(now, z)) + k_z.item() * z
@@ -107,7 +107,7 @@ def ddim(
     eta > 0.
     """
     if eta > 0 and randn is None:
-        raise ValueError("the ddim sampler with eta > 0 draws noise: give it randn")
+        raise ValueError("the ddim sampler with eta > 0 adds noise: give it randn")
     for now, then in pairwise(_levels(schedule, times)):
         x = denoise(z, _time(now, z))
         eps = (z - now.alpha * x) / now.sigma
@@ -129,7 +129,8 @@ def dpm_solver_pp_2m(
 ) -> Iterator[Tensor]:
     """DPM-Solver++(2M): extrapolates x_hat from the last two steps (2211.01095, alg. 2).
 
-    Second order for one call of the denoiser a step; the first step and that to t = 0 are DDIM's.
+    Second order with one call of the denoiser per step; the first step and the step to t = 0 are
+    DDIM steps.
     Arguments as at the top of this file. Raises ValueError for bad `times`.
     """
     last_x, last_h = None, 0.0
@@ -153,11 +154,12 @@ def heun(
     *,
     eta: float = 0.0,
 ) -> Iterator[Tensor]:
-    """Heun's method: step, look at x_hat there, and step again with the mean of the two x_hats.
+    """Heun's method: step, predict x_hat there, and repeat the step with the mean of both x_hats.
 
-    Second order for two calls of the denoiser a step; as in EDM (2206.00364, alg. 1) the step to
-    t = 0 is not corrected. EDM steps in z / alpha, which is infinite at t = 1; the mean of x_hat in
-    the exponential form (2211.01095, eq. 8) needs no such care and is exact for a constant x_hat.
+    Second order with two calls of the denoiser per step; as in EDM (2206.00364, alg. 1) the step to
+    t = 0 is not corrected. EDM takes its steps in z / alpha, which is infinite at t = 1. Here the
+    mean x_hat goes into the exponential form (2211.01095, eq. 8), which is finite at t = 1 and
+    exact for a constant x_hat.
     Arguments as at the top of this file. Raises ValueError for bad `times`.
     """
     for now, then in pairwise(_levels(schedule, times)):
@@ -189,7 +191,7 @@ class _Point(NamedTuple):
 
 
 def _levels(schedule: NoiseSchedule, times: Tensor) -> list[_Point]:
-    """The schedule at every time. t = 0 is taken as exactly clean: log_snr = inf, sigma = 0."""
+    """The schedule at every time. t = 0 counts as exactly clean: log_snr = inf, sigma = 0."""
     times = times.double().cpu()
     inside = bool((times >= 0).all() and (times <= 1).all())
     if times.ndim != 1 or len(times) < 2 or not inside or bool((times.diff() >= 0).any()):
@@ -201,7 +203,7 @@ def _levels(schedule: NoiseSchedule, times: Tensor) -> list[_Point]:
 
 
 def _step(z: Tensor, x: Tensor, now: _Point, then: _Point) -> Tensor:
-    """The ODE solved exactly for an x_hat that stays x over the step (2211.01095, eq. 8-9)."""
+    """Solve the ODE exactly for an x_hat that is constant over the step (2211.01095, eq. 8-9)."""
     return then.sigma / now.sigma * z - then.alpha * math.expm1(-_h(now, then)) * x
 
 

@@ -49,9 +49,9 @@ class NoiseSchedule:
         return (log_snr + 2 * math.log(self.shift)).clamp(LOG_SNR_MIN, LOG_SNR_MAX)
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_t, sigma_t), with alpha^2 + sigma^2 = 1; t in [0, 1] of any shape, kept.
+        """(alpha_t, sigma_t), with alpha^2 + sigma^2 = 1. t: any shape, in [0, 1]; same result.
 
-        The clamp of log_snr keeps both above 4.5e-5, so that one may divide by either.
+        The clamp of log_snr keeps both above 4.5e-5, so that division by either is safe.
         """
         log_snr = self.log_snr(t)
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
@@ -83,8 +83,8 @@ def expand(a: Tensor, x: Tensor) -> Tensor:
 def _cosine_log_snr(t: Tensor, s: float = 0.008) -> Tensor:
     """alpha^2 = cos^2(a_t) / cos^2(a_0), a_t = (t + s) / (1 + s) * pi / 2 (2102.09672, eq. 17).
 
-    Written with sines alone, because cos(a_t) near t = 1 and 1 - alpha^2 near t = 0 lose all their
-    digits in float32: cos(a_t) = sin(pi/2 - a_t), and
+    Written with sines only: in float32, cos(a_t) near t = 1 and 1 - alpha^2 near t = 0 would lose
+    all their digits. cos(a_t) = sin(pi/2 - a_t), and
     sigma^2 = (cos^2(a_0) - cos^2(a_t)) / cos^2(a_0) = sin(a_t - a_0) sin(a_t + a_0) / cos^2(a_0).
     """
     unit = math.pi / 2 / (1 + s)
@@ -100,8 +100,8 @@ def _linear_log_snr(
 
     beta((i + 1/2) / steps) is DDPM's beta_i, so the midpoint rule gives DDPM's product back: the
     two agree to about 1e-8. With log(1 - beta) = -sum_n beta^n / n and beta running from b0 to b,
-    the integral is -t * sum_n S_n / (n (n + 1)), S_n = sum_j b^j b0^(n - j): no difference of large
-    numbers, and exact to 1e-11 with six terms, because beta <= 0.02.
+    the integral is -t * sum_n S_n / (n (n + 1)), S_n = sum_j b^j b0^(n - j). This subtracts no
+    large numbers, and six terms are exact to 1e-11, because beta <= 0.02.
     """
     slope = (last - first) * steps / (steps - 1)
     b0 = first - slope / (2 * steps)

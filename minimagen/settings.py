@@ -1,7 +1,7 @@
-"""Settings: declared once, checked once, read from the command line, from JSON or from Python.
+"""Settings: declared and checked in one place; read from the command line, JSON or Python.
 
-A class of settings is a frozen pydantic dataclass. Types, ranges and choices stand in its
-declaration, and nowhere else:
+A class of settings is a frozen pydantic dataclass. Only its declaration has the types, ranges and
+choices:
 
     @settings
     class Sampling:
@@ -10,7 +10,7 @@ declaration, and nowhere else:
 
     Sampling(steps=0)  # ValueError: `steps` is 0, it should be at least 1
 
-Errors name a setting in backticks. The command line, and nothing else, replaces these by flags.
+Errors name a setting in backticks. Only the command line replaces these names by flags.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ T = TypeVar("T")
 
 Count = Annotated[int, Interval(ge=1)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-Seed = Annotated[int, Interval(ge=0, lt=2**62)]  # numpy and torch take 64 bits; sums stay below
+Seed = Annotated[int, Interval(ge=0, lt=2**62)]  # seed + image number fits into 64 bits
 
 
 def _to_tuple(value: object) -> object:
-    if isinstance(value, list):  # strict JSON takes a list for a tuple, but not behind a validator
+    if isinstance(value, list):  # strict JSON accepts a list as a tuple, but not after a validator
         return tuple(value)
     return (value,) if isinstance(value, int | float | str) else value
 
@@ -57,10 +57,10 @@ PerStage = Annotated[tuple[T, ...], BeforeValidator(_to_tuple)]
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def settings(cls: type[T]) -> type[T]:
-    """Make a class of settings out of a declaration, as ``dataclass`` does.
+    """Turn a declaration into a class of settings, as ``dataclass`` does.
 
-    Its constructor checks every value. It raises ValueError, in one line, for an unknown setting, a
-    wrong type, and a value out of range. Strings of digits become numbers.
+    The constructor checks every value. It raises ValueError, with a one-line message, for an
+    unknown setting, a wrong type or a value out of range. Strings such as "12" become numbers.
     """
     config = ConfigDict(extra="forbid", allow_inf_nan=False)
     made = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
@@ -87,12 +87,12 @@ def setting(
     or_none: bool = False,
     metavar: str = "TEXT",
 ) -> Any:
-    """A field that is a flag too: its name in capitals is the flag's name.
+    """A field that is also a flag. The flag's name is the field's name in capitals.
 
-    group, help: where ``--help`` lists it, and what it says there
+    group, help: the heading in ``--help`` under which the flag is listed, and its description
     short: a second, short name of the flag
-    or_none: the word "none" means None, also where the setting is text
-    metavar: what ``--help`` calls a value that is text, such as "DIR"
+    or_none: the word "none" means None, even if the setting is text
+    metavar: name of the value in ``--help`` if it is text, such as "DIR"
     """
     about = {
         "group": group,
@@ -107,7 +107,7 @@ def setting(
 def per_stage(config: Any, name: str, stages: int) -> tuple[Any, ...]:
     """The values of a ``PerStage`` setting, one per stage.
 
-    Raises ValueError when there are neither one nor as many values as stages.
+    Raises ValueError unless there is one value, or one value per stage.
     """
     values = getattr(config, name)
     if len(values) not in (1, stages):
@@ -121,22 +121,22 @@ def per_stage(config: Any, name: str, stages: int) -> tuple[Any, ...]:
 
 
 def flag_name(name: str) -> str:
-    """A setting's name as a flag: ``batch_size`` -> ``--BATCH_SIZE``."""
+    """The flag of a setting: ``batch_size`` -> ``--BATCH_SIZE``."""
     return f"--{name.upper()}"
 
 
 def to_text(value: object) -> str:
-    """A value as it stands on the command line: ``(20, 6)`` -> ``"20,6"``."""
+    """A value as it is written on the command line: ``(20, 6)`` -> ``"20,6"``."""
     if isinstance(value, tuple):
         return ",".join(map(to_text, value))
     return "none" if value is None else str(value)
 
 
 def from_text(kind: type, given: Mapping[str, object]) -> dict[str, object]:
-    """Settings as they stand on the command line, such that ``kind(**values)`` understands them.
+    """Turn settings written as on the command line into arguments of ``kind``.
 
-    "20,6" becomes a list where there may be one value per stage, and "none" becomes None where a
-    setting may be left out. What is no string passes through.
+    "20,6" becomes a list if the setting may have one value per stage. "none" becomes None if the
+    setting is optional. Values that are not strings stay as they are.
     """
     declared = {item.name: item for item in dataclasses.fields(kind)}
     hints = get_type_hints(kind)
@@ -154,10 +154,12 @@ def from_text(kind: type, given: Mapping[str, object]) -> dict[str, object]:
 
 
 def from_json(kind: type[T], text: str | bytes, where: str) -> T:
-    """Settings from JSON. Types are strict: "5" is no number there.
+    """Read settings from JSON. Types are strict: the string "5" is not a number.
 
-    where: the file, for errors. Raises ValueError, naming the file and the key, for broken JSON, an
-    unknown or missing key, a wrong type, and a value out of range.
+    where: the name of the file, for errors
+
+    Raises ValueError, naming the file and the key, for broken JSON, an unknown or missing key, a
+    wrong type or a value out of range.
     """
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
@@ -170,7 +172,7 @@ def from_json(kind: type[T], text: str | bytes, where: str) -> T:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Errors within begin with the setting that led to them."""
+    """Put the name of a setting in front of the ValueErrors that it causes."""
     try:
         yield
     except ValueError as error:
@@ -178,9 +180,9 @@ def naming(name: str) -> Iterator[None]:
 
 
 def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None = None) -> str:
-    """The first thing that is wrong, in one line: the setting, its value, what would be right.
+    """Describe the first error in one line: the setting, its value, and what it should be.
 
-    given: what the constructor of ``kind`` was called with
+    given: the arguments of the constructor of ``kind``
     """
     first = error.errors()[0]
     path, problem, value = list(first["loc"]), first["type"], first["input"]
@@ -198,10 +200,10 @@ def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None 
     elif problem == "missing":
         return f"key {_dotted(path)!r} is missing"
     name = f"`{_dotted(path)}`" if path else "it"
-    if problem == "value_error":  # what a __post_init__ found
+    if problem == "value_error":  # raised by a __post_init__
         return str(first["ctx"]["error"]) if not path else f"{name}: {first['ctx']['error']}"
     hint, shown, or_several = _type_at(kind, path), repr(value), ""
-    if given and len(path) == 2 and isinstance(path[1], int):  # one of a PerStage setting
+    if given and len(path) == 2 and isinstance(path[1], int):  # one value of a PerStage setting
         name, all_of_it = f"`{path[0]}`", given.get(str(path[0]))
         if isinstance(all_of_it, list) and all(isinstance(one, str) for one in all_of_it):
             shown = repr(",".join(all_of_it))
@@ -240,7 +242,7 @@ def _type_at(kind: Any, path: list[Any]) -> Any:
 
 
 def _is_per_stage(hint: Any) -> bool:
-    """Whether a type is ``PerStage``, also where it may be None."""
+    """Whether a type is ``PerStage``, optional or not."""
     return any(isinstance(part, BeforeValidator) or _is_per_stage(part) for part in get_args(hint))
 
 
@@ -296,7 +298,7 @@ def _range(hint: Any) -> str:
 
 
 def describe(hint: Any) -> tuple[str, tuple[str, ...], bool]:
-    """What ``--help`` says of a type: its kind in words, its choices, whether it is per stage."""
+    """How ``--help`` describes a type: its kind, its choices, and whether it is per stage."""
     base, _ = _unwrap(hint)
     several = get_origin(base) is tuple
     if several:

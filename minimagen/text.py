@@ -1,13 +1,14 @@
 """Text encoding: a frozen T5 encoder turns captions into embeddings, once per distinct caption.
 
-Imagen (arXiv 2205.11487, sec. 2.1) takes its text from a large language model trained on text alone
-and never trains it further. So embeddings can be computed ahead: ``EmbeddingCache`` keeps them.
+Imagen (arXiv 2205.11487, sec. 2.1) encodes captions with a large language model that was trained on
+text alone, and does not train it further. So embeddings can be computed in advance:
+``EmbeddingCache`` stores them.
 
     encoder = load_text_encoder("t5_tiny")
     embeddings, mask = encoder.encode(["a red circle", ""])  # (2, N, D) and (2, N)
 
-The empty caption ``""`` is the one that classifier-free guidance calls unconditional: one token,
-``</s>``.
+The empty caption ``""`` is one token, ``</s>``. (Classifier-free guidance does not need it: the
+U-Net replaces a hidden caption by a learned vector, ``null_text``.)
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, T5EncoderModel
 
 SHIPPED = Path(__file__).parent / "pretrained" / "t5_tiny"
-SHORT_NAMES: dict[str, str] = {  # MinImagen's names, and those of the Flan models in their style
+SHORT_NAMES: dict[str, str] = {  # MinImagen's names; the Flan models have names in their style
     "t5_tiny": str(SHIPPED),
     "t5_small": "google-t5/t5-small",
     "t5_base": "google-t5/t5-base",
@@ -56,7 +57,7 @@ class T5Encoder:
 
     tokenizer:   text to token ids
     model:       token ids to embeddings; in eval mode, without gradients
-    max_tokens:  most tokens kept of a caption, its ``</s>`` among them
+    max_tokens:  maximum number of tokens per caption, including ``</s>``
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class T5Encoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the embeddings will be."""
+        """The device of the weights and of the embeddings."""
         return self.model.device
 
     def to(self, device: torch.device | str) -> T5Encoder:
@@ -84,7 +85,7 @@ class T5Encoder:
         return self
 
     def token_counts(self, captions: Sequence[str]) -> list[int]:
-        """How many tokens each caption has, ``</s>`` among them, before any is cut off."""
+        """The number of tokens of each caption, including ``</s>``, before any is cut off."""
         return [len(ids) for ids in self.tokenizer(list(captions)).input_ids]
 
     @torch.no_grad()
@@ -114,10 +115,10 @@ class T5Encoder:
         return states.float() * mask[..., None], mask.bool()
 
     def fingerprint(self) -> str:
-        """A hash of what decides an embedding: vocabulary, configuration, weights, max_tokens.
+        """A hash of what an embedding depends on: vocabulary, configuration, weights, max_tokens.
 
-        Of each weight tensor it takes 64 entries, spread evenly: enough to tell models apart, and
-        quick for billions of weights.
+        It uses 64 evenly spaced entries of each weight tensor: enough to distinguish models, and
+        fast for billions of weights.
         """
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         config = self.model.config
@@ -150,7 +151,7 @@ def _source(name: str) -> str:
 
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
-    """Quietly, and with errors of one line."""
+    """Silence the library, and shorten its errors to one line."""
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
@@ -169,13 +170,13 @@ def _configuration(source: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(source)
-    if config.model_type != "t5":  # other weights would be left out without a word
+    if config.model_type != "t5":  # other weights would be skipped silently
         raise ValueError(f"it is a model of type {config.model_type!r}, it should be a 't5'")
     return config
 
 
 def embedding_width(name: str) -> int:
-    """Width D of an encoder's embeddings; its weights are not read. Errors as below."""
+    """Width D of an encoder's embeddings; reads no weights. Errors as in ``load_text_encoder``."""
     source = _source(name)
     with _loading(name):
         return int(_configuration(source).d_model)
@@ -186,9 +187,9 @@ def load_text_encoder(name: str, max_tokens: int = 64) -> T5Encoder:
 
     name:        a short name (``SHORT_NAMES``: ``t5_tiny``, which ships with the package, or
                  ``t5_small``, ...), a directory, or a Hub id such as ``google-t5/t5-small``
-    max_tokens:  most tokens kept of a caption, at least 2
+    max_tokens:  maximum number of tokens per caption, at least 2
 
-    Raises ValueError, in one line, when there is no such model or it is no T5 encoder.
+    Raises ValueError, with a one-line message, if there is no such model or it is not a T5 encoder.
     """
     source = _source(name)
     from transformers import AutoTokenizer, T5EncoderModel  # takes a second
@@ -197,8 +198,8 @@ def load_text_encoder(name: str, max_tokens: int = 64) -> T5Encoder:
         _configuration(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         if tokenizer.unk_token_id in tokenizer("a red circle").input_ids:
-            # what a missing vocabulary looks like: transformers then makes an empty one, silently
-            raise ValueError("its tokenizer knows no words, are its tokenizer files there?")
+            # without a vocabulary file, transformers silently makes an empty vocabulary
+            raise ValueError("its tokenizer knows no words, are its tokenizer files missing?")
         loaded: Any = T5EncoderModel.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True
         )
@@ -209,16 +210,16 @@ def load_text_encoder(name: str, max_tokens: int = 64) -> T5Encoder:
 
 
 class EmbeddingCache:
-    """The embeddings of captions, each distinct caption encoded once.
+    """The embeddings of captions; each distinct caption is encoded once.
 
-    Called like ``encoder.encode``, and returns the same, on the encoder's device. Embeddings are
-    kept without padding and in float16, on the CPU, and what is returned has that precision.
+    Call it like ``encoder.encode``: it returns the same, on the encoder's device. The cache stores
+    embeddings on the CPU, without padding and in float16, so results have that precision.
 
     encoder:    encodes the captions that are new
-    directory:  where ``save`` puts the embeddings for the next cache of the same encoder; the file
-                is named by the encoder's fingerprint, so that other weights or another
-                ``max_tokens`` never meet it. None keeps them in memory alone.
-    batch_size: captions encoded at a time
+    directory:  ``save`` writes the embeddings here, for the next cache of the same encoder. The
+                name of the file is the encoder's fingerprint, so that other weights or another
+                ``max_tokens`` use another file. None: keep the embeddings in memory only
+    batch_size: captions encoded at the same time
     """
 
     def __init__(
@@ -232,11 +233,11 @@ class EmbeddingCache:
             try:
                 self._embeddings = _load_embeddings(self.path)
             except ValueError as error:
-                warnings.warn(f"{error}, they are computed anew", stacklevel=2)
+                warnings.warn(f"{error}, they are computed again", stacklevel=2)
 
     @classmethod
     def saved(cls, path: Path) -> EmbeddingCache:
-        """What ``save`` wrote, without an encoder. Raises ValueError when it cannot be read."""
+        """Load what ``save`` wrote, without an encoder. Raises ValueError if that fails."""
         cache = cls.__new__(cls)
         cache.encoder, cache.batch_size, cache.path = None, 64, path
         cache._embeddings = _load_embeddings(path)
@@ -262,11 +263,11 @@ class EmbeddingCache:
         return embeddings.to(device, torch.float32), mask.to(device)
 
     def release_encoder(self) -> None:
-        """Free the encoder's memory: from now on this looks up known captions, on the CPU."""
+        """Free the encoder's memory: from now on this only looks up known captions, on the CPU."""
         self.encoder = None
 
     def add(self, captions: Sequence[str]) -> int:
-        """Encode those captions that are new; returns how many these were."""
+        """Encode the captions that are new; returns their number."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._embeddings]
         if not new:
             return 0
@@ -282,9 +283,9 @@ class EmbeddingCache:
         return len(new)
 
     def save(self) -> None:
-        """Write the embeddings to the directory: to a file aside, then renamed, so never in part.
+        """Write the embeddings to the directory; without a directory, do nothing.
 
-        Does nothing without a directory.
+        A temporary file is written and then renamed, so that the file is never incomplete.
         """
         if self.path is None or not self._embeddings:
             return
@@ -305,7 +306,7 @@ class EmbeddingCache:
 
 def _load_embeddings(path: Path) -> dict[str, Tensor]:
     try:
-        saved = load(path.read_bytes())  # no map: Windows cannot replace one
+        saved = load(path.read_bytes())  # no memory map: Windows cannot replace it
         captions = json.loads(bytes(saved["captions"].tolist()))
         rows = saved["embeddings"].split(saved["lengths"].tolist())
         return dict(zip(captions, rows, strict=True))

@@ -1,7 +1,7 @@
-"""Thresholding: x_hat is kept in the range that images have, so that large guidance weights work.
+"""Thresholding keeps x_hat in the range of images, so that large guidance weights work.
 
-Guidance pushes x_hat out of [-1, 1], where no training image was. Cutting the excess off burns out
-colours; dynamic thresholding scales each image back instead (Imagen, 2205.11487, sec. 2.3).
+Guidance pushes x_hat out of [-1, 1], the range of all training images. Clipping it makes colours
+too strong; dynamic thresholding rescales each image instead (Imagen, 2205.11487, sec. 2.3).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def static_threshold(x: Tensor) -> Tensor:
 def dynamic_threshold(x: Tensor, percentile: float = 0.95) -> Tensor:
     """Clamp each image to its own range [-s, s] and divide by s (2205.11487, sec. 2.3).
 
-    s is the `percentile` of the image's |x|, at least 1, so that an image within [-1, 1] stays as
-    it is. The paper leaves the percentile open; others use 0.9, 0.95 or 0.995.
+    s is the `percentile` of the image's |x|, and at least 1, so that an image within [-1, 1] stays
+    as it is. The paper does not give the percentile; others use 0.9, 0.95 or 0.995.
     x: (B, C, H, W), not changed. percentile: in (0, 1]. Returns (B, C, H, W) in [-1, 1].
     """
-    # One image at a time: older versions of torch.quantile take at most 2^24 numbers in all.
+    # One image at a time: older versions of torch.quantile take at most 2^24 numbers.
     precise = x.abs().to(torch.promote_types(x.dtype, torch.float32))  # quantile takes no bfloat16
     s = torch.stack([torch.quantile(image.flatten(), percentile) for image in precise])
     s = expand(s.clamp(min=1).to(x.dtype), x)
@@ -36,7 +36,7 @@ def dynamic_threshold(x: Tensor, percentile: float = 0.95) -> Tensor:
 
 
 def threshold(x: Tensor, kind: Threshold, percentile: float = 0.95) -> Tensor:
-    """x_hat as it is ("none"), or through `static_threshold` or `dynamic_threshold`."""
+    """Apply `static_threshold`, `dynamic_threshold` or nothing ("none") to x_hat."""
     if kind == "none":
         return x
     return static_threshold(x) if kind == "static" else dynamic_threshold(x, percentile)

@@ -1,4 +1,4 @@
-"""The U-Net: what is the clean image behind this noisy one, given its time and its caption?
+"""The U-Net: predicts the clean image from a noisy one, its time and its caption.
 
 One class serves every stage of the cascade. A base stage sees noise, time and text; a
 super-resolution stage also sees the low-resolution image, enlarged to its own size, and how much
@@ -40,18 +40,18 @@ class UnetConfig:
     """
 
     channels: tuple[Channels, ...] = (32, 64)  # of the feature maps
-    blocks: tuple[Count, ...] = (1, 1)  # residual blocks on the way down, and as many up
-    self_attention: tuple[bool, ...] = (False, True)  # pixels look at pixels
-    text_attention: tuple[bool, ...] = (False, True)  # pixels look at the caption's tokens
+    blocks: tuple[Count, ...] = (1, 1)  # residual blocks on the way down; the same number up
+    self_attention: tuple[bool, ...] = (False, True)  # pixels attend to pixels
+    text_attention: tuple[bool, ...] = (False, True)  # pixels attend to the caption's tokens
     heads: Count = 4  # of every attention
     head_dim: Count = 32  # channels of one head
-    text_dim: Count = 64  # width of the text embeddings, the encoder's
+    text_dim: Count = 64  # width of the encoder's text embeddings
     pool_queries: Count = 16  # learned queries that pool the text into one vector
-    cond_dim: Even = 128  # width of time + pooled text, which condition every block
-    position_dim: Even = 32  # features that tell each level where a pixel lies
+    cond_dim: Even = 128  # width of the condition of every block: time + pooled text
+    position_dim: Even = 32  # position features at each resolution level
     lowres: bool = False  # super-resolution: conditioned on a low-resolution image
-    efficient: bool = False  # downsample before the first level too; skips times 1/sqrt(2)
-    patch: Count = 1  # side of the squares of pixels that are handled as one "pixel"
+    efficient: bool = False  # downsample before the first level too; scale skips by 1/sqrt(2)
+    patch: Count = 1  # side of the square of pixels that is treated as one pixel
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # share of features dropped in training
 
     def __post_init__(self) -> None:
@@ -61,18 +61,18 @@ class UnetConfig:
             entries = len(getattr(self, name))
             if entries != len(self.channels):
                 raise ValueError(
-                    f"`{name}` has {entries} entries, it should have one per level as `channels` "
+                    f"`{name}` has {entries} entries, it should have one per level, as `channels` "
                     f"has: {len(self.channels)}"
                 )
 
     @property
     def side_multiple(self) -> int:
-        """Images' sides must be multiples of this: the patch, and a halving a downsampling."""
+        """Sides of images must be multiples of this: the patch, doubled for each downsampling."""
         return self.patch * 2 ** (len(self.channels) - (0 if self.efficient else 1))
 
 
 class ResolutionLevel(nn.Module):
-    """The blocks of one resolution on the way down: where am I, then residual block + attention."""
+    """One resolution level on the way down: position features, residual blocks, attention."""
 
     def __init__(self, config: UnetConfig, level: int) -> None:
         super().__init__()
@@ -106,9 +106,9 @@ class ResolutionLevel(nn.Module):
 class Unet(nn.Module):
     """The network of one stage: it predicts eps, x or v, as the stage's parameterisation says.
 
-    Down: each level halves the resolution, but for the first (in the efficient variant the first
-    too, so that no block runs at full resolution), and keeps what each block put out. Up: the same
-    backwards, each block also reading what was kept.
+    Down: each resolution level except the first halves the resolution, and the output of each block
+    is kept. (In the efficient variant the first level does so too: no block runs at full
+    resolution.) Up: the levels in reverse order; each block also reads one of the kept outputs.
     """
 
     def __init__(self, config: UnetConfig) -> None:
@@ -147,7 +147,7 @@ class Unet(nn.Module):
         self.skip_scale = 1 / math.sqrt(2) if config.efficient else 1.0
         self.out_norm = GroupNorm(8, outer)
         self.out = nn.Conv2d(outer, pixels, 3, padding=1)
-        for parameter in self.out.parameters():  # a first guess of 0, the mean image
+        for parameter in self.out.parameters():  # the first prediction is 0, the mean image
             nn.init.zeros_(parameter)
 
     def forward(
@@ -164,14 +164,14 @@ class Unet(nn.Module):
 
         z:         noisy images, (B, 3, H, W); H and W multiples of ``config.side_multiple``
         t:         their times in [0, 1], (B,)
-        text:      text embeddings, (B, N, text_dim), any finite padding
-        mask:      True at the caption's tokens, False at padding, (B, N) bool; one True at least
-        keep_text: False where the caption is to be ignored, (B,) bool; None keeps all
+        text:      text embeddings, (B, N, text_dim); padding may have any finite values
+        mask:      True for the caption's tokens, False for padding, (B, N) bool; one True per row
+        keep_text: False ignores the caption, (B,) bool; None keeps all captions
         lowres:    enlarged and augmented low-resolution images, like z
         aug_level: their augmentation levels in [0, 1], (B,)
 
-        Raises ValueError when an image's side does not fit, or when ``lowres`` and ``aug_level``
-        are missing from a super-resolution U-Net or given to a base one.
+        Raises ValueError if the side of the images does not fit, if a super-resolution U-Net lacks
+        ``lowres`` or ``aug_level``, or if a base U-Net gets one of them.
         """
         multiple = self.config.side_multiple
         if z.shape[2] % multiple or z.shape[3] % multiple:
@@ -186,7 +186,7 @@ class Unet(nn.Module):
             )
         text = self.whitening(text)
         if keep_text is not None:
-            # attention over tokens that are all alike is the same however many there are
+            # all tokens are equal then, so their number does not change the attention
             text = torch.where(keep_text[:, None, None], text, self.null_text)
         text = self.text_norm(text)
         cond = self.time(t) + self.pool(text, mask)  # (B, cond_dim)
@@ -207,5 +207,5 @@ class Unet(nn.Module):
             for block in blocks.children():
                 x = block(torch.cat([x, skips.pop() * self.skip_scale], dim=1), cond)
             x = up(x)
-        x = (x + stem) * self.skip_scale  # single pixels survive no downsampling
+        x = (x + stem) * self.skip_scale  # downsampling loses single pixels
         return F.pixel_shuffle(self.out(F.silu(self.out_norm(x))).float(), self.config.patch)

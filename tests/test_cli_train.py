@@ -157,7 +157,7 @@ WRONG_FLAGS = [
     ("--PRECISION fp16 --DEVICE cpu", "--PRECISION is 'fp16', on the CPU it should be"),
     ("--T5_NAME t6", "--T5_NAME: text encoder 't6' is not known"),
     ("--DATASET nowhere", "--DATASET: data set 'nowhere' cannot be loaded"),
-    ("--PARAMETERS nowhere", "--PARAMETERS: nowhere is no directory"),
+    ("--PARAMETERS nowhere", "--PARAMETERS: nowhere is not a directory"),
     ("--RESTART_DIRECTORY nowhere", "--RESTART_DIRECTORY: nowhere"),
     ("--OUTPUT_DIRECTORY a_file", "--OUTPUT_DIRECTORY is 'a_file', but"),
     ("--CACHE_DIRECTORY a_file/within", "--CACHE_DIRECTORY is 'a_file/within', but"),

@@ -42,7 +42,9 @@ def test_a_shipped_model_is_found_by_its_name_from_anywhere(
 
 def test_an_unknown_name_is_answered_with_those_there_are() -> None:
     """One line, with the names of the shipped models."""
-    with pytest.raises(ValueError, match=r"no training directory.*shipped by name: shapes$"):
+    with pytest.raises(
+        ValueError, match=r"not a training directory.*names of shipped models: shapes$"
+    ):
         TrainingDirectory.open("circles")
 
 

@@ -251,7 +251,7 @@ def test_cache_computes_a_corrupt_file_anew(
     cache.save()
     whole = cache.path.read_bytes()
     cache.path.write_bytes(whole[: int(keep * len(whole)) if keep == 0.5 else keep])
-    with pytest.warns(UserWarning, match="computed anew"):
+    with pytest.warns(UserWarning, match="computed again"):
         cache = EmbeddingCache(encoder, tmp_path)
     torch.testing.assert_close(cache(CAPTIONS)[0], expected)
     cache.save()

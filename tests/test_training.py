@@ -663,7 +663,7 @@ def test_loss_that_is_no_number_stops_the_training(
         return loss * float("nan") if calls == 8 and self.training else loss
 
     monkeypatch.setattr(Stage, "forward", breaking)
-    with pytest.raises(RunError, match="loss of stage 0 is not finite any more in epoch 2"):
+    with pytest.raises(RunError, match="loss of stage 0 is no longer finite in epoch 2"):
         run(tiny)
     (path,) = Path(tiny["output_directory"]).iterdir()
     directory = TrainingDirectory.open(path)
@@ -802,7 +802,7 @@ def test_finished_training_can_be_given_more_epochs(tiny: Settings) -> None:
     for epochs, steps in (("1,2", [5, 10]), ("2,1", [10, 5])):
         new = run(again, epochs=epochs)
         assert [new.load_checkpoint(stage)[1]["step"] for stage in range(2)] == steps
-        assert f"stage {steps.index(5)}: was finished before" in new.progress.read_text()
+        assert f"stage {steps.index(5)}: is finished already" in new.progress.read_text()
 
 
 def test_signals_are_as_before_after_a_training(tiny: Settings) -> None:
@@ -973,7 +973,7 @@ def test_error_of_a_stage_reaches_the_parent(tiny: Settings, tmp_path: Path) -> 
     process = start(tmp_path, tiny | {"threads": 2, "optim_lr": "1e38,1e-3", "epochs": "50,5000"})
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert re.search(r"RunError: the loss of stage 0 is not finite any more", err)
+    assert re.search(r"RunError: the loss of stage 0 is no longer finite", err)
     (path,) = Path(tiny["output_directory"]).iterdir()
     assert "stage 1 epoch" in TrainingDirectory.open(path).progress.read_text()
 

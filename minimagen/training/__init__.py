@@ -1,4 +1,4 @@
-"""Training: decide, load, and train each stage in a process of its own."""
+"""Training: decide all settings, load the data, train each stage in its own process."""
 
 from minimagen.run_directory import TrainingDirectory
 from minimagen.training.cascade import train

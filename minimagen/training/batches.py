@@ -16,30 +16,30 @@ from minimagen.text import EmbeddingCache
 
 
 def split(length: int, share: float, most: int | None, seed: int) -> tuple[list[int], list[int]]:
-    """Indices to train on, a ``share`` of all, and at most ``most`` of the rest to validate on.
+    """Split indices: a ``share`` of all to train on, at most ``most`` others to validate on.
 
-    Raises ValueError when either would be empty.
+    Raises ValueError if one of the two would be empty.
     """
     order = torch.randperm(length, generator=generator(seed, SPLIT))
     count = round(length * share)
     if not 0 < count < length:
         raise ValueError(
             f"`train_valid_frac` is {share}, of {length} images that leaves {count} to train and "
-            f"{length - count} to validate on: both should have some"
+            f"{length - count} to validate on: both should be at least 1"
         )
     return order[:count].tolist(), order[count:][:most].tolist()
 
 
 def distinct(captions: Sequence[str]) -> list[str]:
-    """Every caption once, short ones first: in an order that does not differ between processes."""
+    """Every caption once, short captions first: the order is the same in every process."""
     return sorted(set(captions), key=lambda caption: (len(caption), caption))
 
 
 @dataclass
 class StageData:
-    """What a stage learns from.
+    """The data of a stage.
 
-    dataset:      its images at least at the stage's side
+    dataset:      its images have at least the stage's side
     train, valid: indices into it
     embeddings:   of all its captions
     num_workers:  worker processes that load images
@@ -59,11 +59,11 @@ class StageData:
             collate_fn=self.collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else iterating draws from the global one
+            generator=torch.Generator(),  # else iterating uses the global generator
         )
 
     def collate(self, items: list[dict[str, Any]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Items to a batch, see ``load``."""
+        """Combine items into a batch, see ``load``."""
         images = torch.stack([item["image"] for item in items])
         return images, *self.embeddings([item["caption"] for item in items])
 
@@ -73,8 +73,8 @@ def epoch_batches(
 ) -> list[list[int]]:
     """The batches of an epoch: each index at most once, in an order drawn by ``random``.
 
-    Indices that do not fill a batch, and batches that do not fill a group of ``accum_iter``, wait
-    for another epoch. Where there are too few for one batch or one group, they make one.
+    The last indices are left out if they do not fill a batch; the last batches are left out if they
+    do not fill a group of ``accum_iter``. A single batch or group that is not full is kept.
     """
     order = torch.as_tensor(indices)[torch.randperm(len(indices), generator=random)]
     batches = [part.tolist() for part in order.split(size)]

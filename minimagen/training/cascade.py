@@ -1,8 +1,9 @@
 """``train``: a whole training, from a plan to a training directory.
 
-First everything is loaded and checked, then the directory is made, then each stage trains in a
-process of its own: on a CPU side by side, which keeps its cores busier, else one after the other.
-Stages learn from true images and never from each other, so their order makes no difference.
+First everything is loaded and checked. Then the directory is made. Then each stage trains in its
+own process: on a CPU all stages side by side, which uses the cores better, else one after the
+other. Each stage learns from the images of the data set, and never from another stage, so their
+order does not matter.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from minimagen.training.stop import RunError, RunStopped, StopSignal
 def train(
     plan: Plan, quiet: bool = False, say: Callable[[str], None] | None = None
 ) -> TrainingDirectory:
-    """Train the stages of a plan; the directory with the results.
+    """Train the stages of a plan; returns the directory with the results.
 
-    quiet: print nothing, neither lines nor bars (these are for terminals only)
+    quiet: print no lines and show no progress bars (bars are shown on terminals only)
     say:   prints a line; None prints to stdout
 
-    Raises ValueError, naming the setting or file, before anything is made, when something asked for
-    does not exist or does not fit; RunError when the training cannot go on, RunStopped after Ctrl-C
-    or SIGTERM, OSError when a file cannot be written. The last good checkpoints stay then.
+    Raises ValueError, naming the setting or file, if something does not exist or does not fit; the
+    directory is not made then. Raises RunError if the training cannot go on, RunStopped after
+    Ctrl-C or SIGTERM, and OSError if a file cannot be written; the last good checkpoints stay then.
     """
     main = not launched() or PartialState(cpu=plan.device.type == "cpu").is_main_process
     dataset, train_indices, valid_indices = load_dataset(plan, 0)
@@ -78,7 +79,7 @@ def train(
 
 
 def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -> EmbeddingCache:
-    """The embeddings of all captions, each computed once; ``path`` of the result is their file."""
+    """The embeddings of all captions, each computed once; the result's ``path`` is their file."""
     config = plan.config
     with naming("t5_name"):
         encoder = load_text_encoder(plan.imagen.text_encoder, plan.imagen.max_tokens)
@@ -88,7 +89,7 @@ def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -
     long = sum(count > encoder.max_tokens for count in encoder.token_counts(captions))
     new = 0
     with warnings.catch_warnings(), report.bar("captions", len(captions), "caption") as bar:
-        warnings.simplefilter("ignore", UserWarning)  # of captions cut off, said below
+        warnings.simplefilter("ignore", UserWarning)  # captions cut off: reported below
         for start in range(0, len(captions), 512):
             chunk = captions[start : start + 512]
             new += cache.add(chunk)
@@ -102,7 +103,7 @@ def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -
         if new:
             cache.save()
     except OSError as error:
-        report.show(Line(f"captions: their embeddings could not be kept: {error}", True))
+        report.show(Line(f"captions: their embeddings could not be saved: {error}", True))
         cache.path = None
     if cache.path is None and not launched():
         cache.path = scratch / "embeddings.safetensors"
@@ -111,7 +112,7 @@ def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -
 
 
 def _make_directory(plan: Plan, main: bool) -> TrainingDirectory:
-    """The directory to train in, with all settings; processes of one launch share it."""
+    """The directory to train in, with all settings; all processes of a launch get the same one."""
     old, stages = plan.old, len(plan.unets)
     if old is not None and plan.config.training_directory is not None:
         return old
@@ -146,9 +147,9 @@ def _train_here(
 def _train_in_processes(
     plan: Plan, directory: TrainingDirectory, embeddings: EmbeddingCache, report: Report
 ) -> None:
-    """Train each stage in a process of its own, all at once or one after the other.
+    """Train each stage in its own process, all at the same time or one after the other.
 
-    When one fails, or a signal asks to stop, the others finish their step and save.
+    If one fails, or if a signal asks to stop, the others finish their step and save.
     """
     groups = [plan.stages] if plan.side_by_side else [(index,) for index in plan.stages]
     for group in groups:
@@ -192,7 +193,7 @@ def _train_group(
                 if asked.number or error is not None:
                     stop.set()
         finally:
-            for _, process in runs.values():  # left by an interrupt
+            for _, process in runs.values():  # still running after an interrupt
                 process.kill()
     if error is not None:
         raise error
@@ -203,8 +204,8 @@ def _train_group(
 def _process(
     sender: Connection, stop: Any, plan: Plan, index: int, path: Path, embeddings: Path
 ) -> None:
-    """What a process does: train a stage, and send what it has to say."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which sets ``stop``
+    """The work of a process: train a stage, and send its messages."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and sets ``stop``
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     torch.set_num_threads(plan.threads)
     parent = multiprocessing.parent_process()
@@ -213,7 +214,7 @@ def _process(
         return bool(stop.is_set() or (parent is not None and not parent.is_alive()))
 
     def send(message: object) -> None:
-        with suppress(BrokenPipeError):  # the parent is gone: save, and end
+        with suppress(BrokenPipeError):  # the parent has ended: save and end too
             sender.send(message)
 
     try:

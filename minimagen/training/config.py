@@ -1,4 +1,4 @@
-"""The settings of a training: every flag of ``train.py``; and the model trained by default."""
+"""The settings of a training: every flag of ``train.py``; and the default model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainConfig:
     parameters: str | None = setting(
         None,
         "model",
-        "directory with a configuration, structured like parameters/",
+        "directory with the configuration of the model, structured like parameters/",
         "p",
         metavar="DIR",
     )
@@ -38,7 +38,7 @@ class TrainConfig:
     t5_name: str | None = setting(
         None,
         "model",
-        "text encoder: t5_tiny, t5_small, ..., a Hub id, a directory (t5_tiny)",
+        "text encoder: t5_tiny, t5_small, ..., a Hub id or a directory (t5_tiny)",
         "t5",
         metavar="NAME",
     )
@@ -46,78 +46,95 @@ class TrainConfig:
         None, "model", "maximum caption length, in tokens (64)", "mw"
     )
     timesteps: Count | None = setting(
-        None, "model", "grid of times from which samplers choose their steps (1000)", "t"
+        None, "model", "number of times from which samplers choose their steps (1000)", "t"
     )
     dataset: str = setting(
         "shapes",
         "data",
-        f"a world of shapes ({', '.join(WORLDS)}), a data set of the Hugging Face Hub, or a local "
+        f"a world of shapes ({', '.join(WORLDS)}), a data set on the Hugging Face Hub, or a local "
         "folder of images",
         metavar="NAME",
     )
     num_images: Annotated[int, Interval(ge=2)] | None = setting(
-        None, "data", f"scenes of a shapes world ({DEFAULT_LENGTH}), or at most so many images"
+        None,
+        "data",
+        f"scenes of a shapes world ({DEFAULT_LENGTH}), or maximum number of other images (all)",
     )
     image_column: str = setting(
-        "image", "data", "column of a data set that has the images", metavar="NAME"
+        "image", "data", "column of a data set with the images", metavar="NAME"
     )
     caption_column: str = setting(
-        "text", "data", "column of a data set that has the captions", metavar="NAME"
+        "text", "data", "column of a data set with the captions", metavar="NAME"
     )
     train_valid_frac: Annotated[float, Interval(gt=0, lt=1)] = setting(
-        0.9, "data", "share of the images to train on; the rest validates", "f"
+        0.9, "data", "share of the images for training; the rest is for validation", "f"
     )
-    valid_num: Count | None = setting(None, "data", "validate on at most so many images", "vn")
+    valid_num: Count | None = setting(
+        None, "data", "maximum number of images for validation (all)", "vn"
+    )
     num_workers: AtLeast0 = setting(
         0, "data", "worker processes that load images; 0 loads them in the training process", "n"
     )
     cache_directory: str | None = setting(
         ".cache",
         "data",
-        "where text embeddings are kept for the next training, or none",
+        "where to keep text embeddings for the next training, or none",
         None,
         True,
+        metavar="DIR",
     )
     epochs: PerStage[Count] = setting((8,), "training", "passes over the data", "e")
-    batch_size: PerStage[Count] = setting((32,), "training", "images in a batch", "b")
+    batch_size: PerStage[Count] = setting((32,), "training", "images per batch", "b")
     optim_lr: PerStage[Positive] = setting((2e-3,), "training", "peak learning rate", "lr")
     accum_iter: Count = setting(
-        1, "training", "batches whose gradients are accumulated for one step", "ai"
+        1, "training", "batches per optimizer step (gradient accumulation)", "ai"
     )
-    warmup: AtLeast0 = setting(100, "training", "steps over which the learning rate rises")
+    warmup: AtLeast0 = setting(
+        100, "training", "steps over which the learning rate rises at the start"
+    )
     clip_norm: Positive = setting(1.0, "training", "maximum gradient norm")
     ema_decay: Annotated[float, Interval(ge=0, lt=1)] = setting(
         0.999, "training", "decay of the moving average (EMA) of the weights"
     )
     seed: Seed = setting(0, "training", "seed of weights, data and noise")
     stages: PerStage[AtLeast0] | None = setting(
-        None, "run", "train only these stages, 0 is the base: 0, or 1,2 (all)"
+        None, "run", "train only these stages, such as 0 or 1,2; 0 is the base stage (all)"
     )
     restart_directory: str | None = setting(
-        None, "run", "go on with the training of this directory, in a new one", "rd", metavar="DIR"
+        None,
+        "run",
+        "go on with the training of this directory, in a new directory",
+        "rd",
+        metavar="DIR",
     )
     training_directory: str | None = setting(
-        None, "run", "train more stages of this directory, in it", "d", metavar="DIR"
+        None,
+        "run",
+        "train more stages of this training directory, in the same directory",
+        "d",
+        metavar="DIR",
     )
     chckpt_num: Count = setting(500, "run", "batches between checkpoints", "cn")
     device: DeviceName = setting("auto", "run", "where to compute")
     precision: Precision = setting(
-        "auto", "run", "auto is bf16 where the hardware computes it, else fp32"
+        "auto", "run", "auto is bf16 where the hardware supports it, else fp32"
     )
-    threads: Count | None = setting(None, "run", "CPU threads of all stages (torch's choice)")
+    threads: Count | None = setting(
+        None, "run", "CPU threads, shared by all stages (torch's default)"
+    )
     output_directory: str = setting(
-        ".", "run", "where training_<TIMESTAMP>/ is made", metavar="DIR"
+        ".", "run", "where to make training_<TIMESTAMP>/", metavar="DIR"
     )
     testing: bool = setting(
-        False, "run", "a small model and little data, to see that all works", "test"
+        False, "run", "a small model and little data, to test that everything works", "test"
     )
 
     def to_text(self) -> dict[str, str]:
-        """What is kept of it in a training directory: every setting of ``KEPT``, as text."""
+        """The settings that a training directory keeps: all of ``KEPT``, as text."""
         return {name: to_text(getattr(self, name)) for name in KEPT}
 
 
-# What belongs to a training, and not to one run of it.
+# The settings of a training; the others belong to one call of the command.
 KEPT = tuple(
     item.name
     for item in fields(TrainConfig)
@@ -135,18 +152,18 @@ TESTING: dict[str, object] = {  # what --TESTING sets
 
 
 class Architecture(NamedTuple):
-    """What is trained: the cascade and its U-Nets."""
+    """The configuration of a model: the cascade and its U-Nets."""
 
     imagen: ImagenConfig
     unets: tuple[UnetConfig, ...]
 
 
 def default_architecture(testing: bool = False) -> Architecture:
-    """The model that is trained when nothing else is asked for; a smaller one for ``testing``."""
-    # Both predict x. A large v or eps must carry the noise of every pixel through the network,
-    # which a small one learns slowly. The weights spare the base most of the times at which only
-    # the caption is known, and chance decides the rest; super-resolution always has an image to
-    # go by.
+    """The default model; a smaller one for ``testing``."""
+    # Both stages predict x. To predict v or eps, a network must carry the noise of every pixel to
+    # its output, which a small network learns slowly. The base stage has a weighting that is small
+    # near t = 1: there only the caption is known, and chance decides the rest. Super-resolution
+    # does not need it, because it always has the low-resolution image.
     stages = (
         StageConfig(side=16, weighting="clamped_snr", guidance_weight=3.0, steps=20),
         StageConfig(side=32 if testing else 64, steps=16),

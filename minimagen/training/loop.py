@@ -1,13 +1,14 @@
 """The training loop of one stage: a generator that yields a small record after every step.
 
-Each step is algorithm 1 of DDPM (2006.11239) on the stage's own loss, with AdamW, a learning rate
-that rises and falls, clipped gradients and a moving average of the weights. After each epoch the
-averaged weights are validated. Files are not written here: the caller may save the state after any
-record.
+Each step is algorithm 1 of DDPM (2006.11239) on the stage's own loss, with AdamW, warm-up and
+linear decay of the learning rate, clipped gradients, and a moving average (EMA) of the weights.
+After each epoch the averaged weights are validated. This module writes no files: the caller may
+save the state after any record.
 
-Every random number comes from the seed and from the number of the epoch and batch. So a training
-that is resumed goes on as if nothing had happened. With several processes, all draw the same large
-batch with its noise, and each takes its part: their number changes nothing but the speed.
+Every random number depends only on the seed and on the number of the epoch and batch. So a resumed
+training gives the same weights as one without a break. Several processes share one large batch and
+its noise, and each computes its part: two processes with batches of b see the same as one process
+with batches of 2 b.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class StageSettings(NamedTuple):
 
 
 class StepRecord(NamedTuple):
-    """What one optimizer step did."""
+    """The result of one optimizer step."""
 
     epoch: int  # from 0
     step: int  # optimizer steps done in this stage
@@ -56,7 +57,7 @@ class StepRecord(NamedTuple):
 
 
 class EpochRecord(NamedTuple):
-    """What one epoch came to."""
+    """The result of one epoch."""
 
     epoch: int
     train_loss: float  # mean over the images trained on
@@ -66,7 +67,7 @@ class EpochRecord(NamedTuple):
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
-    """Of optimizer step ``step`` (from 0) of ``steps``: up to ``peak`` linearly, then down to 0."""
+    """Learning rate of step ``step`` (from 0) of ``steps``: linear up to ``peak``, then to 0."""
     return peak * min((step + 1) / (warmup + 1), (steps - step) / max(steps - warmup, 1), 1.0)
 
 
@@ -149,9 +150,9 @@ def validate(
 ) -> float:
     """Loss of a stage in eval mode, mean over the validation images.
 
-    Each image has its own noise, time and level, the same in every epoch; no caption is hidden, and
-    nothing is dropped. So losses can be compared from epoch to epoch, between batch sizes and
-    between numbers of processes.
+    Each image has its own noise, time and level, the same in every epoch. No caption is hidden, and
+    there is no dropout. So losses of different epochs, batch sizes and numbers of processes can be
+    compared.
     """
     stage.eval()
     device, count = accelerator.device, len(data.valid)
@@ -173,9 +174,9 @@ def validate(
 
 
 def check_loss(state: TrainingState, index: int) -> None:
-    """Raise RunError when a loss of this epoch was not finite: nothing is saved then."""
+    """Raise RunError if a loss of this epoch was not finite: nothing is saved then."""
     if not state.sums[0].isfinite():
         raise RunError(
-            f"the loss of stage {index} is not finite any more in epoch {state.epoch + 1}, "
+            f"the loss of stage {index} is no longer finite in epoch {state.epoch + 1}, "
             "a smaller `optim_lr` or `precision` fp32 may help"
         )

@@ -1,4 +1,4 @@
-"""What is said of a training: lines in its log and on the terminal, and a bar per stage."""
+"""Reports on a training: lines in its log and on the terminal, and a bar per stage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Line(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a stage is: images trained on, of how many, and the last loss."""
+    """The progress of a stage: images trained on, their total number, and the last loss."""
 
     stage: int
     images: int
@@ -33,8 +33,8 @@ class Progress(NamedTuple):
 class Report:
     """Shows messages; a context manager, which closes the bars at its end.
 
-    main:  whether this process writes the log, and not another one of the same launch
-    quiet: nothing on the terminal
+    main:  whether this is the process of a launch that writes the log
+    quiet: show nothing on the terminal
     say:   prints a line
     """
 
@@ -44,7 +44,7 @@ class Report:
         self.plan, self.main, self.quiet = plan, main, quiet or not main
         self.say = say or (lambda text: tqdm.write(text, file=sys.stdout))
         self.directory: TrainingDirectory | None = None
-        self._early: list[str] = []  # lines from before there was a directory
+        self._early: list[str] = []  # lines from before the directory was made
         self._bars: dict[int, Any] = {}
 
     def __enter__(self) -> Report:
@@ -77,7 +77,7 @@ class Report:
             self.say(message.text)
 
     def begin(self, directory: TrainingDirectory, train: int, valid: int) -> None:
-        """Say what is going to be trained."""
+        """Report what will be trained."""
         plan, early, self._early = self.plan, self._early, []
         self.directory = directory
         self.show(Line(f"training directory: {directory.path}", True))

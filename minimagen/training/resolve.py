@@ -1,7 +1,7 @@
-"""Decide everything about a training, once: its settings, its model, and where each came from.
+"""Decide everything about a training in one place: its settings, its model, and their sources.
 
-A value that is given wins over the files of `parameters`, these over what `testing` sets, and that
-over the default. What is decided here is what is saved, and nobody asks again.
+A value that is given wins over the files of `parameters`, these win over the values of `testing`,
+and these win over the defaults. The training directory keeps exactly what is decided here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from minimagen.training.config import (
 from minimagen.training.loop import StageSettings
 from minimagen.unet import UnetConfig
 
-RESUMABLE = (  # what may differ when a training goes on
+RESUMABLE = (  # settings that may differ when a training goes on
     "restart_directory",
     "training_directory",
     "stages",
@@ -51,19 +51,19 @@ SOURCES = ("restart_directory", "training_directory", "parameters")  # of settin
 class Plan:
     """Everything that is decided about a training. Made by ``resolve``."""
 
-    config: TrainConfig  # with nothing left open
+    config: TrainConfig  # every value is decided
     imagen: ImagenConfig
     unets: tuple[UnetConfig, ...]
-    sources: Mapping[str, str]  # setting -> "given", the setting that brought it, or "default"
+    sources: Mapping[str, str]  # by setting: "given", "default", or where it came from
     device: torch.device
-    stages: tuple[int, ...]  # to be trained in this run
-    side_by_side: bool  # these stages at the same time, each in a share of the threads
+    stages: tuple[int, ...]  # to train now
+    side_by_side: bool  # train them at the same time, each with a share of the threads
     threads: int  # of each stage's process
     old: TrainingDirectory | None  # to go on from
-    origin: str  # the setting that says where settings and model come from, or ""
+    origin: str  # the setting that names the source of settings and model, or ""
 
     def stage_settings(self, index: int) -> StageSettings:
-        """What the training of one stage needs to know."""
+        """The settings for the training of one stage."""
         config, count = self.config, len(self.unets)
         return StageSettings(
             index,
@@ -86,7 +86,7 @@ def resolve(**given: object) -> Plan:
     ``restart_directory`` or ``training_directory`` the training there goes on, and only the
     settings in ``RESUMABLE`` may differ from it.
 
-    Raises ValueError, naming the setting or the file, for whatever cannot be.
+    Raises ValueError, naming the setting or the file, if something is wrong or does not fit.
     """
     explicit = from_text(TrainConfig, given)
     asked = TrainConfig(**explicit)  # type: ignore[arg-type]  # pydantic checks them
@@ -164,7 +164,7 @@ def launched() -> bool:
 
 
 def _read(directory: Path) -> tuple[Architecture, dict[str, Any]]:
-    """The model and the settings in a ``parameters`` directory; both must say the same."""
+    """The model and the settings in a ``parameters`` directory; they must agree."""
     imagen, unets, flags = load_parameters(directory, known=KEPT)
     try:
         values = from_text(TrainConfig, flags)
@@ -201,7 +201,7 @@ def _check_resumable(
 def _architecture(
     config: TrainConfig, model: Architecture, sources: Mapping[str, str], origin: str | None
 ) -> Architecture:
-    """The model with what the settings change in it."""
+    """The model, changed as the settings say."""
     imagen, unets = model
     stages = list(imagen.stages)
     if config.timesteps is not None:

@@ -1,6 +1,6 @@
-"""One run trains one stage: with its own Accelerator, random numbers, and files.
+"""One run trains one stage: with its own Accelerator, random numbers and files.
 
-It yields what happened, for a log and a progress bar, and prints nothing.
+It prints nothing: it yields messages for a log and a progress bar.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from minimagen.training.report import Line, Progress
 from minimagen.training.resolve import Plan
 from minimagen.training.state import TrainingState
 
-WHITENING_CAPTIONS = 2000  # from which the mean and covariance of the text are measured
+WHITENING_CAPTIONS = 2000  # from which the mean and covariance of the text are computed
 
 
 def load_dataset(plan: Plan, index: int) -> tuple[CaptionedDataset, list[int], list[int]]:
-    """The data of a stage, and which of it to train on and to validate on.
+    """The data set of a stage, and the indices to train on and to validate on.
 
-    The images are at the stage's side; all else is the same for every stage. Raises ValueError,
+    Images have the stage's side; everything else is the same for every stage. Raises ValueError,
     naming the setting.
     """
     config = plan.config
@@ -56,10 +56,10 @@ def run_stage(
     """Train one stage, from its checkpoint in ``directory`` if it has one, and save the results.
 
     embeddings: of all captions
-    stop: asked after each step; when it says True, the stage is saved and the run ends
+    stop: called after each step; if it returns True, the stage is saved and the run ends
 
-    Raises RunError when a loss is not finite, and OSError when a file cannot be written. The last
-    good checkpoint stays then.
+    Raises RunError if a loss is not finite, and OSError if a file cannot be written. The last good
+    checkpoint stays then.
     """
     config, settings = plan.config, plan.stage_settings(index)
     data = StageData(*load_dataset(plan, index), embeddings, config.num_workers)
@@ -71,7 +71,7 @@ def run_stage(
     if directory.checkpoint(index).is_file():
         _resume(state, index, directory, accelerator)
     if state.epoch >= settings.epochs:
-        yield Line(f"stage {index}: was finished before", True)
+        yield Line(f"stage {index}: is finished already", True)
         return
 
     saved, losses, images, began = (state.epoch, state.batch), [], 0, time.perf_counter()
@@ -106,11 +106,10 @@ def run_stage(
 
 
 def _new_stage(plan: Plan, index: int, data: StageData) -> Stage:
-    """The stage before training, its U-Net's whitening fitted to captions that are trained on."""
+    """The stage before training; the whitening of its U-Net is fitted to training captions."""
     torch.manual_seed(plan.config.seed)
-    imagen = Imagen(
-        plan.imagen, plan.unets
-    )  # all of it: the first weights do not depend on `stages`
+    # The whole cascade, so that the first weights of a stage do not depend on `stages`.
+    imagen = Imagen(plan.imagen, plan.unets)
     captions = distinct([data.dataset.captions[i] for i in data.train])
     order = torch.randperm(len(captions), generator=generator(plan.config.seed, WHITENING))
     imagen.fit_text(*data.embeddings([captions[i] for i in order[:WHITENING_CAPTIONS]]))
@@ -124,7 +123,7 @@ def _resume(
     with naming("restart_directory"):
         state.load(tensors, numbers)
     if not accelerator.is_main_process:
-        state.sums.zero_()  # the saved ones are those of all processes
+        state.sums.zero_()  # the saved sums are over all processes
     scaler = accelerator.scaler
     if scaler is not None and numbers.get("scaler"):
         scaler.load_state_dict(numbers["scaler"])
@@ -152,7 +151,7 @@ def _save(
 
 
 def _any_process(stop: bool, accelerator: Accelerator) -> bool:
-    """Whether any process was asked to stop: all get the same answer."""
+    """Whether any process was asked to stop: all processes get the same answer."""
     if accelerator.num_processes == 1:
         return stop
     flag = torch.tensor([stop], device=accelerator.device)

@@ -1,4 +1,4 @@
-"""All that changes while a stage is trained, and how a checkpoint holds it."""
+"""Everything that changes while a stage trains, and how a checkpoint stores it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from minimagen.imagen import Stage
 
 
 class TrainingState:
-    """A stage on its device, its averaged copy, the optimizer, and how far the training is.
+    """A stage on its device, its averaged copy, the optimizer, and the progress of the training.
 
     stage:      the module to train
-    ema:        a copy of it with the moving average of its weights
+    ema:        a copy of the stage with the moving average of its weights
     epoch, batch, step: epochs done, batches done of this epoch, optimizer steps done
     best:       the lowest validation loss so far
     sums:       sum of the losses of this epoch, and number of images: (2,)
@@ -38,7 +38,7 @@ class TrainingState:
         self.sums = torch.zeros(2, dtype=kind, device=device)
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that ``load`` needs to go on exactly here: tensors, and JSON values."""
+        """Everything that ``load`` needs to go on from exactly here: tensors, and JSON values."""
         tensors = {f"model.{k}": v for k, v in self.stage.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
@@ -51,9 +51,9 @@ class TrainingState:
         }
 
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Go on from what ``save`` returned. ``tensors`` is emptied, to free their memory.
+        """Go on from what ``save`` returned. ``tensors`` is emptied, to free the memory.
 
-        Raises ValueError when it belongs to another model.
+        Raises ValueError if it belongs to another model.
         """
 
         def take(prefix: str) -> dict[str, Tensor]:

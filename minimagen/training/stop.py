@@ -1,4 +1,4 @@
-"""How a training ends early: an error, or a signal that is noted so that a step can be finished."""
+"""How a training ends early: by an error, or by a signal, after the current step."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class RunError(RuntimeError):
-    """A training that cannot go on, said in one line."""
+    """A training cannot go on; the message is one line."""
 
 
 class RunStopped(RuntimeError):
-    """A training stopped by Ctrl-C or SIGTERM, its checkpoints written."""
+    """Ctrl-C or SIGTERM stopped a training; its checkpoints are written."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -19,9 +19,9 @@ class RunStopped(RuntimeError):
 
 
 class StopSignal:
-    """Within it, Ctrl-C and SIGTERM are noted in ``number``, so that a step can be finished.
+    """A context manager that stores Ctrl-C and SIGTERM in ``number``, so that a step can finish.
 
-    A second Ctrl-C interrupts at once. Outside the main thread signals stay as they are.
+    A second Ctrl-C interrupts at once. Outside the main thread it changes nothing.
     """
 
     def __init__(self) -> None:
