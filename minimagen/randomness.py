@@ -1,4 +1,4 @@
-"""Random numbers for training: each purpose has its own stream, given by a few integers.
+"""Random numbers for training: a stream for each purpose, named by the seed and a few integers.
 
 A checkpoint needs no state of a generator: the noise of step 1234 can be made again from that
 number.
@@ -9,12 +9,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-
-def seed_of(*numbers: int) -> int:
-    """One seed made of several integers >= 0; similar integers give unrelated streams."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+SPLIT, ORDER, NOISE, DROPOUT, VALIDATION, WHITENING = range(6)  # what random numbers are for
 
 
-def generator(*numbers: int) -> torch.Generator:
-    """A generator on the CPU; its stream depends only on these integers >= 0."""
-    return torch.Generator().manual_seed(seed_of(*numbers))
+def seed_of(seed: int, *stream: int) -> int:
+    """A seed in [0, 2^32) for one stream of a seed; neighbours are unrelated.
+
+    stream: what it is for, then numbers such as the stage, the epoch and the batch, all >= 0
+    """
+    return int(np.random.SeedSequence(seed, spawn_key=stream).generate_state(1)[0])
+
+
+def generator(seed: int, *stream: int) -> torch.Generator:
+    """A generator on the CPU for one stream of a seed, see ``seed_of``."""
+    return torch.Generator().manual_seed(seed_of(seed, *stream))

@@ -9,6 +9,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,21 @@ for path in sorted(SOLUTIONS.glob("*.ipynb")):
 ALL = [exercise for lesson in LESSONS.values() for exercise in lesson.exercises]
 RIGHT = [answer for answer in ANSWERS if answer.words is None]
 REJECTED = [answer for answer in ANSWERS if answer.words is not None]
+LONG = ("3.6",)  # the check trains networks
 every_exercise = pytest.mark.parametrize("exercise", ALL, ids=lambda e: e.number)
 every_lesson = pytest.mark.parametrize("number", LESSONS)
 
 
-def _id(answer: Answer) -> str:
-    return f"{answer.exercise.number}-{answer.name}"
+def each_of(answers: list[Answer], quick: int) -> pytest.MarkDecorator:
+    """A test for each answer. Not slow are those with the first few answers to each exercise."""
+    parameters, before = [], Counter[str]()
+    for answer in answers:
+        number = answer.exercise.number
+        slow = number in LONG or before[number] >= quick
+        before[number] += 1
+        name, marks = f"{number}-{answer.name}", [pytest.mark.slow] if slow else []
+        parameters.append(pytest.param(answer, id=name, marks=marks))
+    return pytest.mark.parametrize("answer", parameters)
 
 
 def notebook_of(folder: Path, number: int) -> NotebookNode:
@@ -60,7 +70,7 @@ def cards(number: int) -> dict[str, re.Match[str]]:
 # --- the checks -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", RIGHT, ids=_id)
+@each_of(RIGHT, quick=1)
 def test_right_answer_is_accepted(answer: Answer) -> None:
     """However it is written."""
     outcome = answer.exercise.outcome(answer.value)
@@ -68,7 +78,7 @@ def test_right_answer_is_accepted(answer: Answer) -> None:
     assert outcome.text == f"✓ {answer.exercise.number} {answer.exercise.title}"
 
 
-@pytest.mark.parametrize("answer", REJECTED, ids=_id)
+@each_of(REJECTED, quick=3)
 def test_wrong_answer_is_told_what_is_wrong(answer: Answer) -> None:
     """In words that name the idea, with a place to look at."""
     outcome = answer.exercise.outcome(answer.value)
@@ -109,11 +119,11 @@ NONSENSE: dict[str, Callable[..., Any]] = {
 
 
 @every_exercise
-@pytest.mark.parametrize("name", NONSENSE)
-def test_nonsense_is_rejected_without_an_error(exercise: Exercise, name: str) -> None:
+def test_nonsense_is_rejected_without_an_error(exercise: Exercise) -> None:
     """Whatever comes back, the check says in words that it is wrong."""
-    outcome = exercise.outcome(NONSENSE[name])
-    assert outcome.status == WRONG, outcome.text
+    for name, answer in NONSENSE.items():
+        outcome = exercise.outcome(answer)
+        assert outcome.status == WRONG, f"{name}: {outcome.text}"
 
 
 @every_exercise
@@ -273,6 +283,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @every_lesson
 def test_untouched_exercises_run_to_the_end(untouched: Path, number: int) -> None:
     """Run All: no error, "not done yet" for each, and a summary at the end."""
@@ -286,6 +297,7 @@ def test_untouched_exercises_run_to_the_end(untouched: Path, number: int) -> Non
 # --- python -m minimagen.checks -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_report_over_a_folder(untouched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each notebook, and one for all."""
     assert report.main([str(untouched)]) == 0
@@ -303,6 +315,7 @@ def solved(number: int, path: Path, stub: str) -> None:
     nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells]), path)
 
 
+@pytest.mark.slow
 def test_report_can_run_the_notebooks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--run believes no stored output, survives an error in the middle, and writes nothing."""
     path = tmp_path / "01_mine.ipynb"
@@ -331,15 +344,28 @@ def test_last_outcome_counts() -> None:
     assert statuses["1.1"] == DONE and statuses["1.2"] == WRONG and statuses["1.3"] == NOT_YET
 
 
-@pytest.mark.parametrize("arguments", [["nowhere"], [str(ROOT / "parameters")], ["--fast"]])
+@pytest.mark.parametrize("arguments", [["nowhere"], [str(ROOT / "minimagen")], ["--fast"]])
 def test_report_refuses_what_has_no_exercises(
-    arguments: list[str], capfd: pytest.CaptureFixture[str]
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line on stderr that names the culprit, and exit code 2."""
-    command = [sys.executable, "-m", "minimagen.checks", *arguments]
+    """The last line on stderr names the culprit, and the exit code is 2."""
+    try:
+        code: object = report.main(arguments)
+    except SystemExit as refused:  # argparse's
+        code = refused.code
+    said = capsys.readouterr()
+    assert code == 2 and said.out == ""
+    assert arguments[0] in said.err.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_report_is_a_module_to_run() -> None:
+    """`python -m minimagen.checks`, with the exit code of its function and no traceback."""
+    command = [sys.executable, "-m", "minimagen.checks", "nowhere"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
-    assert arguments[0] in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert "nowhere" in done.stderr and "Traceback" not in done.stderr
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from torch import Tensor
 from minimagen import run_directory as directory_module
 from minimagen.data import make_dataset
 from minimagen.imagen import Imagen, ImagenConfig, Stage, StageConfig, TrainingNoise
-from minimagen.randomness import generator, seed_of
+from minimagen.randomness import DROPOUT, NOISE, ORDER, VALIDATION, generator, seed_of
 from minimagen.run_directory import (
     TrainingDirectory,
     atomic_write,
@@ -133,10 +133,10 @@ def snapshot(directory: Path) -> dict[str, bytes]:
     }
 
 
-def at_draw(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
     """Have ``act`` called in the middle of training step ``number``, counted over all stages."""
     calls = 0
-    draw = Stage.training_noise
+    training_noise = Stage.training_noise
 
     def counting(self: Stage, *args: Any) -> TrainingNoise:
         nonlocal calls
@@ -144,9 +144,9 @@ def at_draw(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None
             calls += 1
             if calls == number:
                 act()
-        return draw(self, *args)
+        return training_noise(self, *args)
 
-    monkeypatch.setattr(Stage, "draw", counting)
+    monkeypatch.setattr(Stage, "training_noise", counting)
 
 
 # --- the directory --------------------------------------------------------------------------------
@@ -495,7 +495,7 @@ def test_validation_is_an_exact_mean_on_fixed_noise(cache: EmbeddingCache) -> No
     losses = []
     for place, index in enumerate(loop.data.valid):
         image, text, mask = loop.data.collate([loop.data.dataset[index]])
-        noise = loop.state.ema.training_noise(1, 0.0, generator(3, 0, 0, place))
+        noise = loop.state.ema.training_noise(1, 0.0, generator(0, VALIDATION, 0, place))
         noise = noise._replace(t=torch.tensor([(place + 0.5) / 4]))
         with torch.no_grad():
             losses.append(loop.state.ema(image, text, mask, noise).item())
@@ -576,13 +576,13 @@ def test_accumulated_gradients_are_those_of_all_batches(
     stage.load_state_dict(weights)
     stage.unet.eval()
     loop.state.stage.load_state_dict(weights)
-    batches = epoch_batches(range(20), 4, 2, 0, 0, 0, 0)
+    batches = epoch_batches(range(20), 4, 2, generator(0, ORDER, 0, 0))
     for number, indices in enumerate(batches[:2]):
         torch.manual_seed(0)
         stage.train()
         images, text, mask = other.data.collate([other.data.dataset[i] for i in indices])
-        noise = stage.training_noise(4, 0.1, generator(1, 0, 0, 0, number))
-        torch.manual_seed(seed_of(2, 0, 0, 0, number, 0))  # for dropout
+        noise = stage.training_noise(4, 0.1, generator(0, NOISE, 0, 0, number))
+        torch.manual_seed(seed_of(0, DROPOUT, 0, 0, number, 0))  # for dropout
         (stage(images, text, mask, noise).mean() / 2).backward()
     for found, due in zip(seen[0], (w.grad for w in stage.parameters()), strict=True):
         torch.testing.assert_close(found, due)
@@ -600,14 +600,29 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 
 def test_batches_cover_an_epoch_and_depend_on_the_seed_alone() -> None:
     """Every image once an epoch, in another order each."""
-    first = epoch_batches(range(100, 120), 4, 1, 3, 0)
+    first = epoch_batches(range(100, 120), 4, 1, generator(3, 0))
     assert sorted(i for batch in first for i in batch) == list(range(100, 120)) and len(first) == 5
-    assert epoch_batches(range(100, 120), 4, 1, 3, 0) == first
-    second = epoch_batches(range(100, 120), 4, 1, 3, 1)
+    assert epoch_batches(range(100, 120), 4, 1, generator(3, 0)) == first
+    second = epoch_batches(range(100, 120), 4, 1, generator(3, 1))
     assert sorted(i for batch in second for i in batch) == list(range(100, 120)) and second != first
-    assert [len(batch) for batch in epoch_batches(range(3), 4, 1, 0)] == [3]  # less than one
-    assert [len(batch) for batch in epoch_batches(range(23), 4, 2, 0)] == [4] * 4  # whole groups
-    assert len(epoch_batches(range(23), 4, 9, 0)) == 5  # less than one group
+    assert [len(batch) for batch in epoch_batches(range(3), 4, 1, generator(0))] == [
+        3
+    ]  # less than one
+    assert [len(batch) for batch in epoch_batches(range(23), 4, 2, generator(0))] == [
+        4
+    ] * 4  # whole groups
+    assert len(epoch_batches(range(23), 4, 9, generator(0))) == 5  # less than one group
+
+
+def test_every_purpose_has_a_stream_of_its_own() -> None:
+    """Zeros at the end count: numpy's SeedSequence takes (0,) and (0, 0) for the same otherwise."""
+    streams = [(), (0,), (0, 0), (0, 0, 0), (1,), (1, 0), (0, 1), (2, 0, 0, 0)]
+    seeds = {seed_of(seed, *stream) for seed in (0, 1, 2**40) for stream in streams}
+    assert len(seeds) == 3 * len(streams)
+    first = torch.stack(
+        [torch.rand((), generator=generator(0, NOISE, 0, 0, i)) for i in range(999)]
+    )
+    assert abs(first.mean() - 0.5) < 0.03 and abs(first.var() - 1 / 12) < 0.01
 
 
 def test_captions_are_in_one_order_in_every_process() -> None:
@@ -728,7 +743,7 @@ def test_resumed_training_equals_an_uninterrupted_one(
 ) -> None:
     """Fault 7: after Ctrl-C or SIGTERM in mid-epoch, bit for bit; the old directory untouched."""
     with monkeypatch.context() as patch:
-        at_draw(patch, step, lambda: signal.raise_signal(number))
+        at_step(patch, step, lambda: signal.raise_signal(number))
         with pytest.raises(RunStopped, match="`restart_directory`") as caught:
             run(tiny)
     assert caught.value.exit_code == 128 + number
@@ -751,7 +766,7 @@ def test_training_killed_without_a_word_goes_on_from_its_last_checkpoint(
 ) -> None:
     """`chckpt_num`: what was saved in mid-epoch is enough to end up with the same weights."""
     with monkeypatch.context() as patch:
-        at_draw(patch, 10, crash)
+        at_step(patch, 10, crash)
         with pytest.raises(Crash):
             run(tiny, chckpt_num=2)
     (old,) = Path(tiny["output_directory"]).iterdir()

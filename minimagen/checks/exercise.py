@@ -70,8 +70,8 @@ class Exercise:
                 return Outcome(NOT_YET, f"{MARKS[NOT_YET]} {name}: {NOT_YET}")
             lines = [f"  What is wrong:  your code stopped with {_describe(error)}"]
             lines += [f"  Where to look:  {self.look}"]
-            if getattr(error, "tried", ""):
-                lines += [f"  Tried with:     tensors of the shapes {error.tried}"]
+            if tried := getattr(error, "tried", ""):
+                lines += [f"  Tried with:     tensors of the shapes {tried}"]
             return Outcome(WRONG, "\n".join([f"{MARKS[WRONG]} {name}", *lines]))
         return Outcome(DONE, f"{MARKS[DONE]} {name}")
 
@@ -266,7 +266,7 @@ def _watched(answer: Any) -> Any:
             result = answer(*arguments, **named)
         except Exception as error:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor, _ in before)
-            error.tried = shapes  # type: ignore[attr-defined]
+            error.tried = shapes  # type: ignore[attr-defined]  # for Exercise.outcome
             raise
         if inspect.isgenerator(result):
             return _watched_steps(result, before)

@@ -277,7 +277,7 @@ def _attend(
     look="1706.03762, eq. 1, in each head by itself: softmax(q k^T / sqrt(d)) v, d channels a "
     'head; section "Self-attention" of the lesson',
 )
-def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]) -> None:
+def attention(answer: Callable[..., Tensor]) -> None:
     """answer(h, to_q, to_k, to_v, heads) -> (B, E, H, W); h (B, C, H, W), matrices (E, C)."""
     inputs = Inputs(303)
     for dtype in PRECISIONS:
@@ -426,15 +426,15 @@ def _without_dropout(network: nn.Module) -> nn.Module:
     return network
 
 
-def _answers_twice_the_same(network: nn.Module, *inputs: Tensor) -> None:
+def _answers_twice_the_same(network: nn.Module, *given: Tensor) -> None:
     expect(
-        close(network(*inputs), network(*inputs)),
+        close(network(*given), network(*given)),
         "two calls with the same input differ: no random numbers there, and no layers that are "
         "made in forward (make them in __init__); dropout as nn.Dropout",
     )
 
 
-def _weights_are_registered(network: nn.Module, make: Callable[[], Any], *inputs: Tensor) -> None:
+def _weights_are_registered(network: nn.Module, make: Callable[[], Any], *given: Tensor) -> None:
     """A second network with the weights of the first, as from a checkpoint, answers the same."""
     torch.manual_seed(1)
     second = _module(make())
@@ -442,7 +442,7 @@ def _weights_are_registered(network: nn.Module, make: Callable[[], Any], *inputs
     network.eval()
     second.eval()
     expect(
-        close(second(*inputs), network(*inputs), 1e-4),
+        close(second(*given), network(*given), 1e-4),
         "some weights are not part of the module, and would be lost with a checkpoint (and to the "
         "optimiser): make layers in __init__, as self.name = …, lists of them as nn.ModuleList, "
         "plain tensors as nn.Parameter or with register_buffer",
@@ -852,7 +852,8 @@ LISTENS = 1.15  # told the wrong times, a network's error should be larger by th
 @cache
 def _images(count: int, seed: int) -> Tensor:
     data = ShapesDataset(MINIMAL, count, SIDE, seed=seed)
-    return torch.stack([item["image"] for item in data.__getitems__(list(range(count)))])
+    items: Sequence[Any] = data.__getitems__(list(range(count)))
+    return torch.stack([item["image"] for item in items])
 
 
 def _noisy(x: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:

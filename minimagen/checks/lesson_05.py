@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -276,7 +277,7 @@ def right_place(answer: Callable[..., Tensor]) -> None:
             tolerance=0.09,
         )
         _white(noise, "in the condition")
-        _from_generator(lambda seed, a=(images, size, level, schedule): answer(*a, _seeded(seed)))
+        _from_generator(partial(answer, images, size, level, schedule))
 
 
 def _grow(values: Tensor, size: tuple[int, int], **how: Any) -> Tensor:
@@ -336,25 +337,17 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
         x, lowres = inputs.uniform(*shape, low=-1), inputs.uniform(*shape, low=-1)
         t = torch.tensor([0.8, 0.35, 0.6, 0.15])[:batch]
         level = torch.tensor([0.3, 0.7, 0.2, 0.5])[:batch]
-        schedule = NoiseSchedule(shift=shift)
-
-        def call(
-            seed: int,
-            unet: Any = None,
-            given: tuple[Any, ...] = (x, lowres, t, level, schedule),
-        ) -> Any:
-            return answer(unet or _Network(), *given, _seeded(seed))
-
+        given = x, lowres, t, level, NoiseSchedule(shift=shift)
         unet = _Network()
-        pair = call(1, unet)
+        pair = answer(unet, *given, _seeded(1))
         pair_of(
             pair,
             "two tensors are due, what the U-Net puts out and the noise of z: return out, eps",
         )
         expect(len(unet.calls) == 1, "the U-Net is to be called once", f"Found: {len(unet.calls)}")
-        inputs, told_t, told_level = unet.calls[0]
+        seen, told_t, told_level = unet.calls[0]
         expected_shape = (batch, 2 * channels, *shape[2:])
-        _due(inputs, expected_shape, "what the U-Net is given",
+        _due(seen, expected_shape, "what the U-Net is given",
              "what the U-Net is given has the wrong shape: lay z and the condition side by side "
              "as channels, (B, 2 C, H, W); that is dimension 1")  # fmt: skip
         expect(
@@ -368,7 +361,7 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
             words = f"the U-Net has to be told {name}"
             equal(_due(told, (batch,), name, f"{words}, just as it is: (B,)").float(), due, words)
         out, eps = pair
-        put_out = _Network()(inputs.detach(), t, level)
+        put_out = _Network()(seen.detach(), t, level)
         expect(not close(eps, put_out), "out and eps are swapped: return out, eps")
         equal(out, put_out, "out should be what the U-Net put out, unchanged")
         expect(
@@ -378,7 +371,7 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
         noise = _due(eps, shape, "eps, the noise of z")
         alpha, sigma = cosine_alpha_sigma(t, shift)
         alpha_s, sigma_s = cosine_alpha_sigma(level, shift)
-        first, second = inputs[:, :channels], inputs[:, channels:]
+        first, second = seen[:, :channels], seen[:, channels:]
         z = (alpha * x + sigma * noise).float()
         expect(
             not close(second, z, 1e-4),
@@ -415,7 +408,7 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
         expect(
             shared.abs() < 0.5,
             "z and the condition have the same noise: the U-Net could subtract one from the other. "
-            "Inputs twice",
+            "Draw twice",
             f"Expected:       the two correlate by 0.0\nFound:          {shared:.2f}",
         )
         alpha, sigma, alpha_s, sigma_s = (a.flatten() for a in (alpha, sigma, alpha_s, sigma_s))
@@ -442,8 +435,17 @@ def network_input(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
         )
         _white(rest, "in the condition")
         expect(shared.abs() < 0.1, "the noise of z and that of the condition are not independent")
-        _from_generator(lambda seed, call=call: call(seed)[0])
-        _from_generator(lambda seed, call=call: call(seed)[1])
+        for part in (0, 1):
+            _from_generator(partial(_one_of_both, part, answer, given))
+
+
+def _one_of_both(
+    part: int,
+    answer: Callable[..., tuple[Tensor, Tensor]],
+    given: Sequence[Any],
+    generator: torch.Generator,
+) -> Tensor:
+    return answer(_Network(), *given, generator)[part]
 
 
 @lesson.exercise(
@@ -566,8 +568,8 @@ def damage(answer: Callable[[Tensor, Tensor, torch.Generator], Tensor]) -> None:
             "the higher the level, the less of the image should be left, all the way",
             told,
         )
-        level = torch.full((batch,), 0.5)
-        other = _due(answer(x, level, _seeded(2)), shape, "in the shape of lowres")
+        half = torch.full((batch,), 0.5)
+        other = _due(answer(x, half, _seeded(2)), shape, "in the shape of lowres")
         differ = float((middle - other).square().mean().sqrt())
         expect(
             differ > 0.1,
@@ -575,13 +577,13 @@ def damage(answer: Callable[[Tensor, Tensor, torch.Generator], Tensor]) -> None:
             "from the generator, else the network can learn to undo it",
             f"Expected:       a difference of 0.1 at least\nFound:          {differ:.2f}",
         )
-        _from_generator(lambda seed, a=(x, level): answer(*a, _seeded(seed)))
+        _from_generator(partial(answer, x, half))
         changes = (middle - other).flatten(1)
         expect(
             batch == 1 or bool((torch.corrcoef(changes) < 0.9).any()),
             "all images of the batch have the same noise: draw it in the shape of the whole batch",
         )
-        draws = [answer(x, level, _seeded(seed)).detach() for seed in range(20, 28)]
+        draws = [answer(x, half, _seeded(seed)).detach() for seed in range(20, 28)]
         left = torch.stack(draws).double().mean(0)  # the noise of one draw would blur the shares
         gains = [float((left * part).sum() / (part * part).sum()) for part in (coarse, fine)]
         expect(
@@ -626,14 +628,14 @@ def _level_of_its_own(answer: Callable[..., Tensor], x: Tensor) -> None:
     )
 
 
-def _from_generator(draw: Callable[[int], Tensor]) -> None:
-    """Random numbers come from the generator alone: draw(seed) again, and with another seed."""
-    first = draw(11)
+def _from_generator(answer: Callable[[torch.Generator], Tensor]) -> None:
+    """Random numbers come from the generator alone: the same again, others with another seed."""
+    first = answer(_seeded(11))
     expect(
-        close(draw(11), first),
+        close(answer(_seeded(11)), first),
         "the same generator has to give the same noise: hand it to torch.randn as generator=",
     )
     expect(
-        not close(draw(12), first),
+        not close(answer(_seeded(12)), first),
         "the noise is the same each time: draw it from the generator, and do not seed it",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -393,7 +393,8 @@ def _right_pair(
 @cache
 def _guided() -> tuple[Tensor, Tensor]:
     data = ShapesDataset(FULL, 8, 32, seed=6)
-    images = torch.stack([item["image"] for item in data.__getitems__(list(range(8)))])
+    items: Sequence[Any] = data.__getitems__(list(range(8)))
+    images = torch.stack([item["image"] for item in items])
     true = (images + 1) * torch.linspace(1, 0.6, 32) - 1  # light from the left
     unguided = 0.7 * true + 0.3 * true.mean(0)  # knows half of what the caption says
     weight = torch.tensor([1.0, 2, 3, 4, 5, 6, 8, 10]).reshape(-1, 1, 1, 1)

@@ -146,8 +146,9 @@ def _calls(source: Callable[[], Tensor], count: int) -> Tensor:
 
 def _global_state() -> tuple[bytes, bytes, object]:
     """Of the random numbers that everybody shares: torch's, numpy's, Python's."""
-    _, words, place, *_ = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), words.tobytes(), (place, random.getstate())
+    numpys = np.random.get_state(legacy=False)["state"]
+    words, place = numpys["key"].tobytes(), numpys["pos"]
+    return torch.get_rng_state().numpy().tobytes(), words, (place, random.getstate())
 
 
 def _all_different(answer: Callable[..., Callable[[], Tensor]]) -> None:

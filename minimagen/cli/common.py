@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
             prog=program, description=description, allow_abbrev=False, formatter_class=_Help
         )
         self.flags: dict[str, str] = {}  # each setting that is a flag, and the flag's name
-        self.groups: dict[str, argparse._ArgumentGroup] = {}
+        self.groups: dict[str, Any] = {}  # of flags in --help, by name
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
@@ -119,9 +119,8 @@ def _near(parser: Parser, flag: str) -> str | None:
     elsewhere = [name for name in parser.flags.values() if name.endswith(f" {flag}")]
     if elsewhere:
         return elsewhere[0]
-    known = {name.upper(): name for name in parser._option_string_actions if name[:2] == "--"}
-    near = difflib.get_close_matches(flag.upper(), known, 1)
-    return known[near[0]] if near else None
+    near = difflib.get_close_matches(flag.upper(), parser.flags.values(), 1)
+    return near[0] if near else None
 
 
 def run_command(

@@ -35,8 +35,8 @@ DEFAULTS: dict[str, Any] = {  # unless --PARAMETERS or --TESTING is given
     "dataset": "shapes-minimal",
     "num_images": 10_000,
     "valid_num": 250,
-    "batch_size": (32, 16),
-    "epochs": (7, 3),
+    "batch_size": (16,),
+    "epochs": (6, 3),
 }
 SAMPLING = ("guidance_weight", "sampler", "sampling_steps", "aug_level")
 OF_TRAIN_ALONE = ("restart_directory", "training_directory", "stages")  # main.py starts a training

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from minimagen.data import CaptionedDataset
-from minimagen.randomness import generator
+from minimagen.randomness import SPLIT, generator
 from minimagen.text import EmbeddingCache
 
 
@@ -20,7 +20,7 @@ def split(length: int, share: float, most: int | None, seed: int) -> tuple[list[
 
     Raises ValueError if one of the two would be empty.
     """
-    order = torch.randperm(length, generator=generator(seed))
+    order = torch.randperm(length, generator=generator(seed, SPLIT))
     count = round(length * share)
     if not 0 < count < length:
         raise ValueError(
@@ -69,14 +69,14 @@ class StageData:
 
 
 def epoch_batches(
-    indices: Sequence[int], size: int, accum_iter: int, *seed: int
+    indices: Sequence[int], size: int, accum_iter: int, random: torch.Generator
 ) -> list[list[int]]:
-    """The batches of an epoch: each index at most once, in an order given by the seed.
+    """The batches of an epoch: each index at most once, in an order drawn by ``random``.
 
     The last indices are left out if they do not fill a batch; the last batches are left out if they
     do not fill a group of ``accum_iter``. A single batch or group that is not full is kept.
     """
-    order = torch.as_tensor(indices)[torch.randperm(len(indices), generator=generator(*seed))]
+    order = torch.as_tensor(indices)[torch.randperm(len(indices), generator=random)]
     batches = [part.tolist() for part in order.split(size)]
     batches = [batch for batch in batches if len(batch) == size] or batches
     return batches[: len(batches) - len(batches) % accum_iter] or batches

@@ -23,12 +23,10 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from minimagen.imagen import Stage, TrainingNoise
-from minimagen.randomness import generator, seed_of
+from minimagen.randomness import DROPOUT, NOISE, ORDER, VALIDATION, generator, seed_of
 from minimagen.training.batches import StageData, epoch_batches
 from minimagen.training.state import TrainingState
 from minimagen.training.stop import RunError
-
-ORDER, NOISE, DROPOUT, VALIDATION = range(4)  # purposes of random numbers
 
 
 class StageSettings(NamedTuple):
@@ -83,7 +81,7 @@ def train_stage(
     index, device = settings.stage, accelerator.device
     rank, processes = accelerator.process_index, accelerator.num_processes
     size = settings.batch_size * processes
-    per_epoch = len(epoch_batches(data.train, size, settings.accum_iter, 0))
+    per_epoch = len(epoch_batches(data.train, size, settings.accum_iter, torch.Generator()))
     accelerator.gradient_accumulation_steps = min(settings.accum_iter, per_epoch)
     steps = settings.epochs * (per_epoch // accelerator.gradient_accumulation_steps)
     model, optimizer = accelerator.prepare(state.stage, state.optimizer)
@@ -92,18 +90,20 @@ def train_stage(
     while state.epoch < settings.epochs:
         began, loss, count = time.perf_counter(), torch.zeros((), device=device), 0
         state.stage.train()
-        here = (settings.seed, index, state.epoch)
-        batches = epoch_batches(data.train, size, settings.accum_iter, ORDER, *here)
+        order = generator(settings.seed, ORDER, index, state.epoch)
+        batches = epoch_batches(data.train, size, settings.accum_iter, order)
         mine = [batch[rank::processes] or batch[:1] for batch in batches[state.batch :]]
         for batch in data.load(mine):
             images, text, mask = (part.to(device, non_blocking=True) for part in batch)
-            number = (*here, state.batch)
+            here = (index, state.epoch, state.batch)
             noise = state.stage.training_noise(
-                len(batches[state.batch]), settings.text_dropout, generator(NOISE, *number)
+                len(batches[state.batch]),
+                settings.text_dropout,
+                generator(settings.seed, NOISE, *here),
             )
             noise = TrainingNoise(*(part[rank::processes] for part in noise)).to(device)
-            if state.stage.unet.config.dropout > 0:  # which uses torch's global generator
-                torch.manual_seed(seed_of(DROPOUT, *number, rank))
+            if state.stage.unet.config.dropout > 0:  # draws from torch's own generator
+                torch.manual_seed(seed_of(settings.seed, DROPOUT, *here, rank))
             state.batch += 1
             with accelerator.accumulate(model):
                 losses = model(images, text, mask, noise)  # (B,)
@@ -164,8 +164,8 @@ def validate(
     loader = data.load([[data.valid[place] for place in part] for part in parts])
     for part, batch in zip(parts, loader, strict=True):
         images, text, mask = (tensor.to(device) for tensor in batch)
-        seed = (VALIDATION, settings.seed, settings.stage)
-        each = [stage.training_noise(1, 0.0, generator(*seed, place)) for place in part]
+        randoms = [generator(settings.seed, VALIDATION, settings.stage, i) for i in part]
+        each = [stage.training_noise(1, 0.0, random) for random in randoms]
         noise = TrainingNoise(*(torch.cat(rows) for rows in zip(*each, strict=True)))
         noise = noise._replace(t=(torch.tensor(part) + 0.5) / count).to(device)  # spread evenly
         with accelerator.autocast():

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from minimagen.data import CaptionedDataset, make_dataset
 from minimagen.imagen import Imagen, Stage
-from minimagen.randomness import generator
+from minimagen.randomness import WHITENING, generator
 from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache
@@ -111,7 +111,7 @@ def _new_stage(plan: Plan, index: int, data: StageData) -> Stage:
     # The whole cascade, so that the first weights of a stage do not depend on `stages`.
     imagen = Imagen(plan.imagen, plan.unets)
     captions = distinct([data.dataset.captions[i] for i in data.train])
-    order = torch.randperm(len(captions), generator=generator(plan.config.seed))
+    order = torch.randperm(len(captions), generator=generator(plan.config.seed, WHITENING))
     imagen.fit_text(*data.embeddings([captions[i] for i in order[:WHITENING_CAPTIONS]]))
     return imagen.stages[index]
 

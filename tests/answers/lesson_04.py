@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 from dataclasses import replace
 
 import torch
@@ -1009,7 +1010,7 @@ def single_objects(count, seed):
 
 @wrong(check.swapped, "in its own wording")
 def articles_by_hand(count, seed):
-    return [tuple(text.replace("an ", "a ") for text in pair) for pair in _pairs(count, seed)]
+    return [tuple(re.sub(r"\ban ", "a ", text) for text in pair) for pair in _pairs(count, seed)]
 
 
 @wrong(check.swapped, "no caption of the shapes world")
