@@ -18,9 +18,10 @@ import torch
 
 from minimagen import run_directory as directory_module
 from minimagen.cli.train import main
+from minimagen.presets import default_architecture
 from minimagen.run_directory import TrainingDirectory, load_parameters
 from minimagen.training import cascade
-from minimagen.training.config import KEPT, TrainConfig, default_architecture
+from minimagen.training.config import KEPT, TrainConfig
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--NUM_IMAGES", "20", "--EPOCHS", "1", "--DEVICE", "cpu", "--PRECISION", "fp32"]

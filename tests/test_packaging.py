@@ -379,7 +379,7 @@ FLOORS: tuple[set[str], ...] = (
     {"schedules", "diffusion", "layers"},
     {"unet", "text", "samplers", "guidance", "thresholding", "augmentation", "data"},
     {"imagen"},
-    {"run_directory"},
+    {"run_directory", "presets"},
     {"training", "generation", "evaluation"},
     {"explorer", "checks"},
     {"cli"},

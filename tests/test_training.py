@@ -26,6 +26,7 @@ from torch import Tensor
 from minimagen import run_directory as directory_module
 from minimagen.data import make_dataset
 from minimagen.imagen import Imagen, ImagenConfig, Stage, StageConfig, TrainingNoise
+from minimagen.presets import default_architecture
 from minimagen.randomness import DROPOUT, NOISE, ORDER, VALIDATION, generator, seed_of
 from minimagen.run_directory import (
     TrainingDirectory,
@@ -38,7 +39,7 @@ from minimagen.settings import to_text
 from minimagen.text import EmbeddingCache, T5Encoder, load_text_encoder
 from minimagen.training import RunError, RunStopped, cascade, resolve, train
 from minimagen.training.batches import StageData, distinct, epoch_batches, split
-from minimagen.training.config import KEPT, TESTING, TrainConfig, default_architecture
+from minimagen.training.config import KEPT, TESTING, TrainConfig
 from minimagen.training.loop import (
     EpochRecord,
     StageSettings,
@@ -670,7 +671,7 @@ def test_loss_that_is_no_number_stops_the_training(
     tensors, state = directory.load_checkpoint(0)
     assert state["epoch"] == 1
     assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
-    assert "not finite" in directory.progress.read_text()
+    assert "no longer finite" in directory.progress.read_text()
 
 
 def test_each_distinct_caption_is_encoded_once(

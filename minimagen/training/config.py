@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import Annotated, Any, NamedTuple
+from dataclasses import fields
+from typing import Annotated
 
 from annotated_types import Interval
 
 from minimagen.data import DEFAULT_LENGTH
 from minimagen.data.shapes import WORLDS
 from minimagen.devices import DeviceName, Precision
-from minimagen.imagen import ImagenConfig, StageConfig
 from minimagen.settings import Count, PerStage, Seed, setting, settings, to_text
-from minimagen.unet import UnetConfig
 
 AtLeast0 = Annotated[int, Interval(ge=0)]
 Positive = Annotated[float, Interval(gt=0)]
@@ -149,30 +147,3 @@ TESTING: dict[str, object] = {  # what --TESTING sets
     "chckpt_num": 50,
     "testing": True,
 }
-
-
-class Architecture(NamedTuple):
-    """The configuration of a model: the cascade and its U-Nets."""
-
-    imagen: ImagenConfig
-    unets: tuple[UnetConfig, ...]
-
-
-def default_architecture(testing: bool = False) -> Architecture:
-    """The default model; a smaller one for ``testing``."""
-    # Both stages predict x. To predict v or eps, a network must carry the noise of every pixel to
-    # its output, which a small network learns slowly. The base stage has a weighting that is small
-    # near t = 1: there only the caption is known, and chance decides the rest. Super-resolution
-    # does not need it, because it always has the low-resolution image.
-    stages = (
-        StageConfig(side=16, weighting="clamped_snr", guidance_weight=3.0, steps=20),
-        StageConfig(side=32 if testing else 64, steps=16),
-    )
-    base = UnetConfig()
-    upper = UnetConfig(
-        channels=(64, 64), self_attention=(False, False), lowres=True, efficient=True, patch=2
-    )
-    if testing:
-        small: dict[str, Any] = {"channels": (16, 32), "heads": 2, "head_dim": 16}
-        base, upper = replace(base, **small), replace(upper, **small)
-    return Architecture(ImagenConfig(stages), (base, upper))

@@ -19,16 +19,11 @@ from minimagen.data import DEFAULT_LENGTH
 from minimagen.data.shapes import WORLDS
 from minimagen.devices import Precision, choose_device, choose_precision
 from minimagen.imagen import Imagen, ImagenConfig
+from minimagen.presets import Architecture, default_architecture
 from minimagen.run_directory import TrainingDirectory, check_writable, load_parameters
 from minimagen.settings import from_text, naming, per_stage, to_text
 from minimagen.text import embedding_width
-from minimagen.training.config import (
-    KEPT,
-    TESTING,
-    Architecture,
-    TrainConfig,
-    default_architecture,
-)
+from minimagen.training.config import KEPT, TESTING, TrainConfig
 from minimagen.training.loop import StageSettings
 from minimagen.unet import UnetConfig
 
