@@ -1,14 +1,14 @@
 """Caption fidelity: does an image show what its caption says?
 
-No trained network is asked. An image of the captioned-shapes world (``minimagen.data.shapes``) is
-read back into attributes by comparing it with renderings of that same world:
+This uses no trained network. An image of the captioned-shapes world (``minimagen.data.shapes``) is
+read back into attributes by comparing it with renderings of the same world:
 
     reading = read_image(image)                 how many objects, each one's colour, shape, ...
     verdict = judge(reading, parse_caption(text))   attribute by attribute, right or wrong
     print(caption_fidelity(images, captions))     shares of right images, as a table
 
-The reading is meant to be strict: a blob, an object of two colours, a third object or a ghost of
-one, two objects grown together, all count as wrong.
+The reading is strict: a blob, an object with two colours, a third object, even a faint one, and two
+objects that touch all count as wrong.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ ATTRIBUTES = ("count", "colour", "shape", "size", "relation", "background")
 # the palette (orange, yellow) lie 0.65 apart, so that a colour midway between two is refused.
 COLOUR_TOLERANCE = 0.3  # of an object's mean colour, and of the background
 PURITY = 0.85  # share of an object's pixels that must have its colour
-# Soft intersection over union with a rendering, below which an object is no such shape. Set so
-# that an edge that wobbles a little passes and a blob does not; a wobble costs a long edge more.
+# Minimum soft intersection over union of an object and a rendering of its shape. An edge that
+# wobbles a little passes, a blob does not; a wobble costs a shape with a long edge more.
 MIN_OVERLAP = {
     "circle": 0.955,
     "square": 0.94,
@@ -55,14 +55,14 @@ MIN_OVERLAP = {
     "cross": 0.87,
     "heart": 0.94,
 }
-MAX_ERROR_RATIO = 0.65  # of the best shape's misfit to the second best's: above, it is in between
-MIN_AREA = 0.006  # share of the image that makes an object; the smallest star has 0.034
+MAX_ERROR_RATIO = 0.65  # misfit of the best shape / misfit of the second best; above: unclear
+MIN_AREA = 0.006  # minimum area of an object, as a share of the image; the smallest star has 0.034
 SOLID = 0.7  # coverage from which a pixel is part of an object
 
 
 @dataclass(frozen=True)
 class ReadObject:
-    """One object as an image shows it; None where it is like nothing in the world.
+    """One object as an image shows it; None: this attribute is like nothing in the world.
 
     ``x, y`` is its centre of mass from the top left, as shares of the side; ``overlap`` in [0, 1]
     is the soft intersection over union with the best fitting rendering.
@@ -78,7 +78,7 @@ class ReadObject:
 
 @dataclass(frozen=True)
 class Reading:
-    """What an image shows: its objects, largest first, and its background (None: no known one)."""
+    """What an image shows: its objects, largest first, and its background (None: unknown)."""
 
     objects: tuple[ReadObject, ...]
     background: str | None
@@ -88,10 +88,10 @@ class Reading:
 class Fidelity:
     """Shares of images, in [0, 1], that show what their captions say; ``str`` makes a table.
 
-    Each attribute's share is over the images whose captions say that attribute, ``said`` many;
-    it is None when no caption does. ``exact_match`` is the share of the ``n`` images that have
-    everything right, and ``per_image`` says which they are. ``left_out`` many have no score, as
-    their captions cannot be checked (see ``generation.fidelity``).
+    The share of an attribute is over the images whose captions say it; ``said`` is their number.
+    It is None if no caption says it. ``exact_match`` is the share of the ``n`` images that have
+    everything right, and ``per_image`` says which they are. ``left_out`` is the number of images
+    without a score, because their captions cannot be checked (see ``fidelity``).
     """
 
     exact_match: float
@@ -115,7 +115,7 @@ class Fidelity:
         ]
         if self.left_out:
             lines.append(
-                f"scored are {self.n} of {self.n + self.left_out} images: the captions of the "
+                f"{self.n} of {self.n + self.left_out} images are scored: the captions of the "
                 "others cannot be checked"
             )
         return "\n".join(lines)
@@ -140,7 +140,7 @@ class _Templates:
 
 @functools.lru_cache(maxsize=4)
 def _templates(side: int) -> _Templates:
-    """Every shape at radii around the world's, moved by parts of a pixel."""
+    """Every shape with many radii, shifted by fractions of a pixel."""
     # A little beyond the world's own radii, so that an object of the wrong size fits badly.
     smallest, largest = 0.87 * min(RADII["small"]), 1.13 * max(RADII["large"])
     radii = smallest * (largest / smallest) ** torch.linspace(0, 1, 27)  # 4% apart
@@ -165,9 +165,9 @@ def _templates(side: int) -> _Templates:
 
 
 def _best_templates(masks: Tensor, templates: _Templates) -> tuple[Tensor, Tensor, Tensor]:
-    """The template that fits each mask best, (K, patch * patch), and how well it does.
+    """The template that fits each mask best; masks are (K, patch * patch).
 
-    Returns its index, its overlap, and whether that is enough and clearly the best; each (K,).
+    Returns its index, its overlap, and whether it fits well enough and clearly best; each (K,).
     """
     common = masks @ templates.masks.T  # (K, T)
     total = (masks**2).sum(1, keepdim=True) + (templates.masks**2).sum(1)
@@ -187,7 +187,7 @@ class _Found:
     mask: Tensor  # (patch, patch), its coverage as observed
     pixels: Tensor  # (3, patch, patch), minus the background colour
     core: Tensor  # (patch, patch), bool, the better covered half of it
-    label: Tensor  # (patch, patch), the palette's entry that each pixel is nearest to
+    label: Tensor  # (patch, patch), the palette entry nearest to each pixel
     colour: int  # the label of most of the core
     x: float
     y: float
@@ -203,7 +203,7 @@ def _cut(image: np.ndarray, row: int, column: int, patch: int) -> Tensor:
 def _find_objects(
     offset: np.ndarray, cover: np.ndarray, label: np.ndarray, directions: np.ndarray, patch: int
 ) -> tuple[list[_Found], bool]:
-    """The objects of one image, largest first, and whether there is clutter besides them.
+    """The objects of one image, largest first, and whether there is anything else (clutter).
 
     offset: (3, H, W), the image minus its background colour; cover: (H, W), each pixel's distance
     from the background, as a share of that of its nearest colour, ``label`` (H, W);
@@ -216,7 +216,7 @@ def _find_objects(
     order = np.argsort(-areas, kind="stable")
     kept = [int(i) + 1 for i in order if areas[i] >= MIN_AREA * side * side]
     objects = np.where(np.isin(components, kept), components, 0)
-    # Every pixel is the business of the object nearest to it, if that is near.
+    # Assign each pixel to the nearest object, if that is near.
     far, nearest = ndimage.distance_transform_edt(objects == 0, return_indices=True)
     owner = np.where(far <= 3, objects[tuple(nearest)], 0) if kept else objects
     # Smoothed, so that neither noise nor single specks are clutter, but a faint object is.
@@ -248,7 +248,7 @@ def _find_objects(
 
 
 def _colour_name(thing: _Found, template: Tensor | None, directions: Tensor) -> str | None:
-    """The object's colour, when its mean is near that entry and most of its pixels have it."""
+    """The object's colour; None unless its mean is near that colour and most pixels have it."""
     weight = thing.core.float() if template is None else template  # (patch, patch)
     mean = (thing.pixels * weight).sum((1, 2)) / (weight**2).sum()  # least squares, (3,)
     distances = (directions - mean).norm(dim=1)
@@ -260,7 +260,7 @@ def _colour_name(thing: _Found, template: Tensor | None, directions: Tensor) -> 
 def read_images(images: Tensor) -> list[Reading]:
     """Read images, shape (N, 3, side, side), in [-1, 1], side from 16 to 128, into attributes.
 
-    Raises ValueError when the shape is another, or when a value is not finite.
+    Raises ValueError if the shape or the side is wrong, or if a value is not finite.
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise ValueError(f"images have shape {tuple(images.shape)}, not (N, 3, side, side)")
@@ -270,7 +270,7 @@ def read_images(images: Tensor) -> list[Reading]:
     if not images.isfinite().all():
         raise ValueError("images hold values that are not finite, they should be in [-1, 1]")
     images = images.detach().float().cpu()
-    return [reading for few in images.split(64) for reading in _read(few)]  # 64: memory
+    return [reading for few in images.split(64) for reading in _read(few)]  # 64: less memory
 
 
 def read_image(image: Tensor) -> Reading:
@@ -279,7 +279,7 @@ def read_image(image: Tensor) -> Reading:
 
 
 def _read(images: Tensor) -> list[Reading]:
-    if images.shape[-1] > 64:  # finer pixels would tell nothing more
+    if images.shape[-1] > 64:  # smaller pixels would not help
         images = functional.adaptive_avg_pool2d(images, 64)
     side = images.shape[-1]
     # The background is the colour of most of the border.
@@ -334,7 +334,7 @@ def _read(images: Tensor) -> list[Reading]:
 
 
 def _compare(chosen: Sequence[ReadObject], description: Description) -> dict[str, list[bool]]:
-    """Attribute by attribute, and object by object, does it agree? Only what is said is there."""
+    """For each attribute that the description gives: is it right, object by object?"""
     pairs = list(zip(description.objects, chosen, strict=True))
     agrees = {
         "colour": [thing.colour == seen.colour for thing, seen in pairs],
@@ -355,16 +355,16 @@ def judge(reading: Reading, description: Description) -> dict[str, bool]:
     """Which of the attributes that ``description`` says are right in ``reading``.
 
     Described objects are matched to read ones so that as many of their attributes as possible
-    agree; of equal matches, one in which they stand as described wins. An attribute of the objects
-    is right when it is right for all of them, and wrong when there are fewer than described.
+    agree; among equal matches, one with the described relation wins. An attribute is right if it is
+    right for all objects, and wrong if there are fewer objects than described.
     """
     wanted = description.objects
-    largest = reading.objects[:4]  # noise may have a hundred
+    largest = reading.objects[:4]  # an image of noise may have a hundred
     if len(largest) < len(wanted):
         nothing = ReadObject(None, None, None, 0.5, 0.5, 0.0)
         largest += (nothing,) * (len(wanted) - len(largest))
     matches = [_compare(chosen, description) for chosen in permutations(largest, len(wanted))]
-    # The relation only decides between equals: a swapped pair shall be a wrong relation.
+    # The relation decides only between equal matches: a swapped pair is a wrong relation.
     best = max(
         matches,
         key=lambda agrees: sum(
@@ -381,11 +381,11 @@ def judge(reading: Reading, description: Description) -> dict[str, bool]:
 def caption_fidelity(images: Tensor, captions: Sequence[str]) -> Fidelity:
     """How faithfully images, (N, 3, side, side) in [-1, 1], show their N captions.
 
-    An exact match has every attribute right that its caption says, and a background of the world
-    even if the caption leaves open which.
+    In an exact match every attribute of the caption is right, and the background is one of the
+    world's, even if the caption does not say which.
 
-    Raises ValueError when the numbers differ or are zero, when a caption is not of the world, or
-    when the images cannot be read (see ``read_images``).
+    Raises ValueError if the numbers differ or are zero, if a caption is not of the world, or if the
+    images cannot be read (see ``read_images``).
     """
     if len(images) != len(captions) or not captions:
         raise ValueError(
@@ -406,13 +406,13 @@ def caption_fidelity(images: Tensor, captions: Sequence[str]) -> Fidelity:
 
 
 def chance_level(captions: Sequence[str], world: World) -> float:
-    """The exact match that perfect images of random other scenes of the world would get.
+    """The exact match of perfect images of random scenes of the world.
 
-    In closed form: scenes have each number of objects, colour, shape, size, relation and background
-    equally often, and independently, so that the chance of showing a description is a product.
-    Captions that share few combinations, as held-out ones do, show each other more often than that.
+    In closed form: the number of objects, colour, shape, size, relation and background of a scene
+    are uniform and independent, so the chance that a scene shows a description is a product. With
+    few combinations, such as the held-out ones, shuffled captions match more often than that.
 
-    Raises ValueError when there are no captions, or one is not of the world.
+    Raises ValueError if there are no captions, or if one is not of the world.
     """
     if not captions:
         raise ValueError("captions is empty, it should hold at least one caption")
@@ -434,10 +434,10 @@ def fidelity(
 ) -> Fidelity | None:
     """Caption fidelity of those images whose captions are of the shapes world; None without any.
 
-    known: words that the model was trained on; captions with other words are left out too, since
-           no image of theirs can be right. None: all words count as known.
+    known: words that the model was trained on; captions with other words are left out too, because
+           the model cannot draw them. None: all words count as known.
 
-    The result's ``left_out`` says how many images have no score.
+    ``left_out`` of the result is the number of images without a score.
     """
     scored = [i for i, caption in enumerate(captions) if _can_be_scored(caption, known)]
     if not scored:

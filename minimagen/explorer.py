@@ -1,11 +1,11 @@
-"""What the notebooks show: figures with alt text, and sliders that draw them anew.
+"""Figures of the notebooks, with alt text, and controls that draw them again.
 
     show(figure, "alt text")                            a matplotlib figure, as a small PNG
-    show_images(images, titles, alt="...")          images (N, 3, H, W) side by side
+    show_images(images, titles, alt="...")              images (N, 3, H, W) side by side
     explore(figure, alt, t=(0.0, 1.0, 0.05, 0.3))       ``figure(t=0.3)``, and a slider for t
 
-The image of ``explore`` is an ordinary output of the cell, which a slider replaces. So it is
-there on a page without a kernel too, and the widgets themselves need not be saved.
+The figure of ``explore`` is an ordinary output of the cell, and a slider replaces it. So it is also
+visible on a page without a kernel, and the widgets need not be saved.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from minimagen.thresholding import Threshold
 DPI = 80
 COLOURS_IN_PNG = 256  # a palette: a third of the bytes, and hardly any difference to be seen
 
-# A slider's (lowest, highest, step, first) value, whole numbers for whole numbers; a text; or a
-# list to choose from, its first entry first.
+# (lowest, highest, step, initial) value of a slider, four integers for an integer slider; an
+# initial text; or a list of choices, of which the first is the initial one.
 Control = tuple[float, float, float, float] | str | list[Any]
 
 
@@ -55,7 +55,7 @@ def _png(figure: Figure) -> bytes:
 
 def _bundle(figure: Figure, alt: str) -> dict[str, Any]:
     """What ``display(..., raw=True)`` shows: the PNG and, for those who cannot see it, the text."""
-    # metadata, and not alt=, and the model's id below: Colab's IPython and ipywidgets are older
+    # Colab's older IPython and ipywidgets need metadata instead of alt=, and the model's id below
     image = DisplayImage(_png(figure), format="png", metadata={"alt": alt})
     data, metadata = image._repr_mimebundle_()
     return {"data": data | {"text/plain": alt}, "metadata": metadata}
@@ -130,7 +130,7 @@ def _widget(name: str, control: Control) -> Any:
     label: dict[str, Any] = {
         "description": name.replace("_", " "),
         "style": {"description_width": "initial"},
-        "continuous_update": False,  # draw when the slider rests
+        "continuous_update": False,  # draw after the slider was moved
     }
     if isinstance(control, str):
         layout = ipywidgets.Layout(width="30em")
@@ -150,9 +150,9 @@ def explore(
     note: Callable[..., str | None] | None = None,
     **controls: Control,
 ) -> ipywidgets.VBox:
-    """Show ``figure(**values)`` and, above it, a control for each value; moving one draws anew.
+    """Show ``figure(**values)`` and, above it, a control for each value; a change draws it again.
 
-    figure: makes a figure; when it raises ValueError, the message is shown and the figure stays
+    figure: makes a figure; if it raises ValueError, the message is shown and the old figure stays
     alt: what the figure shows, in a sentence
     note: called with the same values; the text it returns is shown below the controls
     controls: per argument of ``figure``, see ``Control``
@@ -162,7 +162,7 @@ def explore(
     widgets = {name: _widget(name, control) for name, control in controls.items()}
     line = ipywidgets.Label()  # of a note or an error
     box = ipywidgets.VBox([*widgets.values(), line])
-    # The widget alone, without a text in its place: where there is no kernel, there is no control.
+    # The widget without a text in its place: without a kernel nothing is shown here.
     view = "application/vnd.jupyter.widget-view+json"
     model = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     display({view: model}, raw=True)
@@ -212,7 +212,7 @@ def explore_guidance(
     imagen: Imagen, encode: Encode, caption: str, seed: int = 0
 ) -> ipywidgets.VBox:
     """What the base stage draws, by guidance weight, threshold and percentile (lesson 06)."""
-    stage = copy.deepcopy(imagen.stages[0])  # whose settings are changed here, and not the caller's
+    stage = copy.deepcopy(imagen.stages[0])  # the caller's settings stay as they are
     shape = (3, stage.config.side, stage.config.side)
     text, mask = encode([caption])
 
@@ -274,7 +274,7 @@ def explore_captions(
     """Type a caption and see it drawn by every stage (lessons 00 and 07).
 
     known: words that the model was trained on, see ``TrainingDirectory.load_words``; a note names
-           those of the caption that are not among them
+           the words of the caption that are not among them
     """
 
     def figure(caption: str, seed: int, guidance_weight: float) -> Figure:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-SPLIT, ORDER, NOISE, DROPOUT, VALIDATION, WHITENING = range(6)  # what random numbers are for
+SPLIT, ORDER, NOISE, DROPOUT, VALIDATION, WHITENING = range(6)  # purposes
 
 
 def seed_of(seed: int, *stream: int) -> int:
-    """A seed in [0, 2^32) for one stream of a seed; neighbours are unrelated.
+    """A seed in [0, 2^32) for one stream of a seed; similar streams are unrelated.
 
-    stream: what it is for, then numbers such as the stage, the epoch and the batch, all >= 0
+    stream: its purpose, then numbers such as the stage, the epoch and the batch, all >= 0
     """
     return int(np.random.SeedSequence(seed, spawn_key=stream).generate_state(1)[0])
 

@@ -189,11 +189,11 @@ def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None 
     if path and isinstance(path[0], int):  # a positional argument
         path[0] = dataclasses.fields(kind)[path[0]].name
     if problem == "json_invalid":
-        return f"it is not readable as JSON: {first['ctx']['error']}"
+        return f"it is not valid JSON: {first['ctx']['error']}"
     if problem == "unexpected_keyword_argument":
         known = [item.name for item in dataclasses.fields(_type_at(kind, path[:-1]))]
         near = difflib.get_close_matches(str(path[-1]), known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
         return f"unknown key {_dotted(path)!r}, {hint}"
     if problem == "missing" and isinstance(path[-1], int):  # of a list that is too short
         path.pop()

@@ -147,11 +147,11 @@ def test_data_set_survives_a_trip_to_a_worker_process(folder: Path) -> None:
 def test_wrong_column_is_named_with_those_found(
     folder: Path, columns: dict[str, str], message: str
 ) -> None:
-    """One line: which column is missing, which there are, which flag to use."""
+    """One line: which column is missing, which there are, which setting to use."""
     with pytest.raises(ValueError, match=message) as error:
         make_dataset(str(folder), 8, **columns)
     assert "\n" not in str(error.value)
-    assert f"--{next(iter(columns)).upper()}" in str(error.value)
+    assert f"`{next(iter(columns))}`" in str(error.value)
 
 
 def test_folder_without_captions(folder: Path) -> None:

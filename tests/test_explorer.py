@@ -354,7 +354,7 @@ def test_words_that_training_never_saw_are_noted(page: Page) -> None:
     line = box.children[-1]
     assert line.value == ""
     controls(box)["caption"].value = "a red cirlce"
-    assert line.value == 'the model\'s training never saw "cirlce" (circle?)'
+    assert line.value == 'the model was not trained on "cirlce" (circle?)'
     assert len(page.images) == 2
     controls(box)["caption"].value = "a circle"
     assert line.value == ""

@@ -209,7 +209,7 @@ def test_fidelity_only_of_the_shapes_world() -> None:
         result = fidelity(images, [captions[0], strange])
         assert result is not None and result.exact_match == 1.0
         assert (result.n, result.left_out) == (1, 1)
-        assert "scored are 1 of 2 images" in str(result)
+        assert "1 of 2 images are scored" in str(result)
         assert fidelity(images, [strange, strange]) is None
     known = {"a", "red", "circle", "on", "white", "background"}
     result = fidelity(images, captions, known)
@@ -354,11 +354,11 @@ def test_wrong_captions(tmp_path: Path, kind: str) -> None:
     [
         (WORDS, None),
         (["A Red Circle!", "one cyan, small cross"], None),
-        (["a red cirlce", "a dog"], 'the model\'s training never saw "cirlce" (circle?), "dog"'),
-        (["two cats", "a cat"], 'the model\'s training never saw "two", "cats", "cat"'),
+        (["a red cirlce", "a dog"], 'the model was not trained on "cirlce" (circle?), "dog"'),
+        (["two cats", "a cat"], 'the model was not trained on "two", "cats", "cat"'),
         (
             ["b c d e f g h i j k"],
-            'the model\'s training never saw "b", "c", "d", "e", "f", "g", "h", "i" and 2 more',
+            'the model was not trained on "b", "c", "d", "e", "f", "g", "h", "i" and 2 more',
         ),
     ],
 )

@@ -113,7 +113,7 @@ def test_values_become_what_is_declared() -> None:
         ),
         ({"parts": [{"sise": 1}]}, "unknown key 'parts[0].sise', did you mean 'size'?"),
         ({"stepz": 1}, "unknown key 'stepz', did you mean 'steps'?"),
-        ({"zzzzz": 1}, "unknown key 'zzzzz', known are steps, weight, kind, "),
+        ({"zzzzz": 1}, "unknown key 'zzzzz', known keys are steps, weight, kind, "),
     ],
 )
 def test_what_is_wrong_is_named_with_what_would_be_right(given: Any, message: str) -> None:
@@ -238,8 +238,8 @@ def test_json_and_back() -> None:
         ('{"parts": [{}, {"sice": 2}]}', "unknown key 'parts[1].sice', did you mean 'size'?"),
         ('{"interval": [0.6, 0.5]}', "`interval` is (0.6, 0.5), it should be (low, high)"),
         ("[]", "it is [], it should be an object with keys, {...}"),
-        ('{"share": 0.5,', "it is not readable as JSON: EOF while parsing"),
-        ("", "it is not readable as JSON: EOF while parsing"),
+        ('{"share": 0.5,', "it is not valid JSON: EOF while parsing"),
+        ("", "it is not valid JSON: EOF while parsing"),
     ],
 )
 def test_json_is_strict(text: str, message: str) -> None:

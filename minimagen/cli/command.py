@@ -1,4 +1,4 @@
-"""The command ``minimagen``, also ``python -m minimagen``: runs one of the commands below it."""
+"""The command ``minimagen`` (or ``python -m minimagen``): runs one of its subcommands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import import_module
 COMMANDS = {  # name: (module, what it does)
     "main": ("minimagen.cli.main", "train a small cascade, draw with it, and measure it"),
     "train": ("minimagen.cli.train", "train a cascade"),
-    "draw": ("minimagen.cli.inference", "draw captions with a trained cascade"),
+    "draw": ("minimagen.cli.inference", "draw images of captions with a trained cascade"),
     "lessons": ("minimagen.cli.lessons", "copy the lessons to a folder and open them"),
     "check": ("minimagen.checks.__main__", "show how many exercises are done"),
 }
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
     if argv and argv[0] not in ("-h", "--help", "--version"):
         near = difflib.get_close_matches(argv[0], COMMANDS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(COMMANDS)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}"
         print(f"minimagen: error: unknown command {argv[0]!r}, {hint}", file=sys.stderr)
         return 2
     if argv and argv[0] == "--version":

@@ -1,7 +1,7 @@
-"""What the commands share: flags and their help, errors, exit codes, libraries that keep quiet.
+"""What the commands share: flags and their help, errors, exit codes, quiet libraries.
 
-Below ``cli`` an error names a setting in backticks: `batch_size`. Here, and nowhere else, it gets
-the name of its flag: --BATCH_SIZE.
+In the rest of the package an error names a setting in backticks: `batch_size`. Only here this
+becomes the name of a flag: --BATCH_SIZE.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class _Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are ValueErrors of one line, without the usage.
+    """An argparse parser whose errors are ValueErrors with one line, without the usage.
 
-    Flags may not be abbreviated, so that a flag added later never changes an old command.
+    Flags cannot be abbreviated, so that a new flag never changes what an old command means.
     """
 
     def __init__(self, program: str, description: str) -> None:
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(re.sub(r"^(-\w+)/(--\w+): ", r"\2/\1: ", message))
 
     def as_flags(self, text: str) -> str:
-        """A text with the flags of this command in it, see the function ``as_flags``."""
+        """A text with the flags of this command, see the function ``as_flags``."""
         return as_flags(text, self.flags)
 
     def say(self, text: str) -> None:
@@ -58,9 +58,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def as_flags(text: str, flags: Mapping[str, str]) -> str:
-    """A text with flags for settings: `batch_size` becomes --BATCH_SIZE.
+    """Replace the settings in a text by flags: `batch_size` becomes --BATCH_SIZE.
 
-    flags: by setting, of the running command; a name that is not in it keeps its backticks
+    flags: of the running command, by setting; a name that is not among them keeps its backticks
     """
     return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), text)
 
@@ -78,7 +78,7 @@ def add_flags(
             parser.groups[about["group"]] = parser.add_argument_group(about["group"])
         names = [f"-{about['short']}"] if about["short"] else []
         names.append(flag_name(item.name))
-        no_default = item.default is None or item.default is False  # but 0 is one
+        no_default = item.default is None or item.default is False  # 0 is a default too
         default = "" if no_default else f" ({to_text(item.default)})"
         options: dict[str, Any] = {
             "dest": item.name,
@@ -94,7 +94,7 @@ def add_flags(
 
 
 def _metavar(hint: Any, text: str) -> str:
-    """What ``--help`` calls the value of a flag: ``N``, ``N[,N...]``, ``{cpu,cuda}`` or a word."""
+    """The name of a flag's value in ``--help``: ``N``, ``N[,N...]``, ``{cpu,cuda}`` or a word."""
     kind, choices, several = describe(hint)
     one = {"choice": f"{{{','.join(choices)}}}", "number": "N"}.get(kind, text)
     if not several:
@@ -103,7 +103,7 @@ def _metavar(hint: Any, text: str) -> str:
 
 
 def given_flags(parser: Parser, argv: Sequence[str] | None) -> dict[str, object]:
-    """The flags that stand in ``argv``, by the setting's name, their values still text."""
+    """The flags in ``argv``, by the setting's name; their values are still text."""
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]
@@ -115,7 +115,7 @@ def given_flags(parser: Parser, argv: Sequence[str] | None) -> dict[str, object]
 
 
 def _near(parser: Parser, flag: str) -> str | None:
-    """The flag that somebody meant who wrote another one, perhaps in small letters."""
+    """The known flag that is most like a wrong one, whose case may differ; None if none is."""
     elsewhere = [name for name in parser.flags.values() if name.endswith(f" {flag}")]
     if elsewhere:
         return elsewhere[0]
@@ -126,13 +126,13 @@ def _near(parser: Parser, flag: str) -> str | None:
 def run_command(
     parser: Parser, work: Callable[[dict[str, Any]], int | None], argv: Sequence[str] | None
 ) -> int:
-    """Do the work of a command; the exit code, after one line on stderr if it failed.
+    """Run a command and return its exit code; an error is printed as one line on stderr.
 
-    work: takes the flags that were given; what it returns is the exit code, None is 0
+    work: called with the flags that were given; returns the exit code, None means 0
 
-    0: done. 2: a flag or a file is wrong (ValueError). 1: the work cannot go on (RunError, such as
-    a loss that is no number; OSError, such as a full disk). 130, 143: stopped by Ctrl-C or SIGTERM.
-    Anything else is a fault of ours and keeps its traceback.
+    Exit codes: 0 done; 2 a flag or a file is wrong (ValueError); 1 the work cannot go on (RunError,
+    such as a loss that is not finite; OSError, such as a full disk); 130 stopped by Ctrl-C; 143
+    stopped by SIGTERM. Any other exception is a bug, and keeps its traceback.
     """
     with warnings.catch_warnings():
         quiet_libraries(parser)
@@ -152,7 +152,7 @@ def run_command(
 
 
 def _exit_code(error: Exception) -> int | None:
-    """The exit code for an error, see ``run_command``; None for a fault of ours."""
+    """The exit code for an error, see ``run_command``; None for a bug."""
     if isinstance(error, ValueError | OSError):
         return 2 if isinstance(error, ValueError) else 1
     from minimagen.training import RunError, RunStopped  # only here: this imports torch
@@ -163,7 +163,7 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch use this many threads; None: as many as torch itself chooses."""
+    """Set the number of torch's threads; None keeps torch's default."""
     import torch
 
     if threads is not None:
@@ -171,9 +171,9 @@ def set_threads(threads: int | None) -> None:
 
 
 def quiet_libraries(parser: Parser) -> None:
-    """No advice and no bars of libraries between our own lines; a warning is one line, a note.
+    """Hide advice and progress bars of libraries; print a warning as one line, a note.
 
-    Imports no library: transformers reads its verbosity when it is imported.
+    This imports no library: transformers reads its verbosity when it is imported.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning when workers fork
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,4 +1,4 @@
-"""``minimagen draw`` and ``inference.py``: draw captions with a trained cascade."""
+"""``minimagen draw`` and ``inference.py``: draw images of captions with a trained cascade."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from minimagen.generation import Generated
 
 DESCRIPTION = """\
-Draw captions with a trained cascade.
+Draw images of captions with a trained cascade.
 
 Makes generated_images_<TIMESTAMP>/ with generated_images/image_<i>.png, captions.txt (line i is the
-caption of image i, both from 0), contact_sheet.png with all of them, and
+caption of image i, both from 0), contact_sheet.png with all images, and
 imagen_training_directory.txt.
 
-Defaults stand in brackets. N[,N...] is one value for all stages, or one for each stage."""
+Defaults are in brackets. N[,N...] is one value for all stages, or one value per stage."""
 
 
 def main(argv: Sequence[str] | None = None, program: str = "inference.py") -> int:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None, program: str = "inference.py") -> in
 
 
 def infer(config: GenerationConfig) -> Generated:
-    """Generate images with a progress bar, print their fidelity and where they are."""
+    """Draw images with a progress bar; print their fidelity and the path of their directory."""
     from minimagen.evaluation import fidelity
     from minimagen.generation import generate
 

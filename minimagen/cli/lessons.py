@@ -1,4 +1,4 @@
-"""``minimagen lessons``: copy the lessons to where the learner works, and open JupyterLab there."""
+"""``minimagen lessons``: copy the lessons to a folder, and open JupyterLab there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from minimagen.course import course_file
 DESCRIPTION = """\
 Copy the lessons, the exercises and their solutions to a folder, and open them in JupyterLab.
 
-A file that is there already is never changed. So call it again to go on with your work."""
+A file that exists already is never changed: run the same command again to go on with your work."""
 
 FOLDERS = ("notebooks", "exercises", "solutions")
 DEFAULT = "minimagen-lessons"
@@ -47,18 +47,18 @@ def main(argv: Sequence[str] | None = None, program: str = "minimagen lessons") 
 
 
 class Copied(NamedTuple):
-    """What ``copy_lessons`` did, as paths within the folder."""
+    """The result of ``copy_lessons``, as paths within the folder."""
 
     new: list[Path]
-    same: list[Path]  # were there, just as they would be copied
-    differ: list[Path]  # were there and differ: left alone
+    same: list[Path]  # existed already, with the same content
+    differ: list[Path]  # existed already, with other content: not changed
 
 
 def copy_lessons(folder: Path) -> Copied:
-    """Copy each file of the course that is not in the folder yet; change none that is.
+    """Copy the files of the course that are not in the folder yet; change no existing file.
 
-    A file is copied in one piece or not at all. Raises ValueError when ``folder`` is no folder, and
-    OSError when it cannot be written to.
+    The whole of a file is copied, or nothing. Raises ValueError if ``folder`` is not a folder, and
+    OSError if it cannot be written to.
     """
     from minimagen.run_directory import atomic_write  # only here: this imports torch
 
@@ -71,7 +71,7 @@ def copy_lessons(folder: Path) -> Copied:
         for source in sorted(course_file(name).iterdir()):
             path = Path(name) / source.name
             if not source.is_file() or source.name.startswith("."):
-                continue  # what a notebook left in a clone
+                continue  # such as .ipynb_checkpoints
             if not os.path.lexists(folder / path):
                 atomic_write(folder / path, partial(shutil.copyfile, source))
                 copied.new.append(path)
@@ -88,18 +88,18 @@ def _report(copied: Copied, folder: Path) -> None:
     else:
         print(f"copied nothing, all lessons are in {folder} already")
     if copied.differ:
-        print("left these files alone, because they differ from the course's:")
+        print("these files differ from those of the course, and were not changed:")
         for path in copied.differ:
             print(f"  {path}")
-        print("to get a fresh copy of one, rename yours and call this again")
+        print("to get a new copy of a file, rename yours and run this command again")
 
 
 def open_lab(folder: Path, browser: bool = True) -> int:
     """Run JupyterLab with ``folder`` as its root until it is stopped; returns its exit code."""
     if importlib.util.find_spec("jupyterlab") is None:
         print(
-            "JupyterLab is not installed. Get it with `pip install jupyterlab` and call this "
-            f"again, or open {folder / FIRST} with what you have.",
+            "JupyterLab is not installed. Install it with `pip install jupyterlab` and run this "
+            f"command again, or open {folder / FIRST} in another program.",
             file=sys.stderr,
         )
         return 1
@@ -108,7 +108,7 @@ def open_lab(folder: Path, browser: bool = True) -> int:
     command += [] if browser else ["--no-browser"]
     print(f"JupyterLab starts in {folder}, Ctrl-C stops it", flush=True)
     with subprocess.Popen(command, cwd=folder) as lab:
-        # Both get Ctrl-C. JupyterLab asks whether it is meant, so it must not end from here.
+        # Both processes get Ctrl-C. JupyterLab asks for confirmation, so this one ignores it.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
         signal.signal(signal.SIGTERM, lambda *_: lab.terminate())
         try:

@@ -25,11 +25,11 @@ Train a small cascade on captioned shapes and draw captions with it: train.py an
 sequence. Without flags this takes three to five minutes on two CPU cores, and needs no network.
 
 Makes training_<TIMESTAMP>/ and generated_images_<TIMESTAMP>/, see the --help of these scripts. Then
-draws captions with combinations of colour and shape that training never saw, and prints caption
-fidelity: the share of images that show what their captions say.
+draws captions with combinations of colour and shape that are not in the training data, and prints
+caption fidelity: the share of images that show what their captions say.
 
-Defaults stand in brackets. Without --PARAMETERS or --TESTING there are others: {defaults}.
-N[,N...] is one value for all stages, or one for each stage."""
+Defaults are in brackets, but without --PARAMETERS and --TESTING these are others: {defaults}.
+N[,N...] is one value for all stages, or one value per stage."""
 
 DEFAULTS: dict[str, Any] = {  # unless --PARAMETERS or --TESTING is given
     "dataset": "shapes-minimal",
@@ -39,8 +39,8 @@ DEFAULTS: dict[str, Any] = {  # unless --PARAMETERS or --TESTING is given
     "epochs": (6, 3),
 }
 SAMPLING = ("guidance_weight", "sampler", "sampling_steps", "aug_level")
-OF_TRAIN_ALONE = ("restart_directory", "training_directory", "stages")  # main.py trains anew
-# The flags that inference.py has and train.py has not.
+OF_TRAIN_ALONE = ("restart_directory", "training_directory", "stages")  # main.py starts a training
+# The flags of inference.py that train.py does not have.
 DRAWING = ("captions", "images_per_caption", *SAMPLING, "all_stages", "animation")
 HELD_OUT_CAPTIONS = 100  # drawn to measure caption fidelity
 HELD_OUT_SHOWN = 20  # of these on a contact sheet
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None, program: str = "main.py") -> int:
     parser = Parser(program, DESCRIPTION.format(defaults=defaults))
     add_flags(parser, TrainConfig, skip=OF_TRAIN_ALONE)
     add_flags(parser, GenerationConfig, only=DRAWING)
-    # Such as: a training that was stopped goes on with `restart_directory`.
+    # For messages such as: stopped; go on with `restart_directory`.
     train_program = "train.py" if program == "main.py" else "minimagen train"
     parser.flags |= {name: f"{train_program} {flag_name(name)}" for name in OF_TRAIN_ALONE}
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None, program: str = "main.py") -> int:
         generation = GenerationConfig(
             seed=plan.config.seed,
             device=plan.config.device,
-            precision=given.get("precision", "auto"),  # which means another thing in drawing
+            precision=given.get("precision", "auto"),  # drawing has another "auto"
             threads=plan.config.threads,
             output_directory=plan.config.output_directory,
             **from_text(GenerationConfig, drawing),  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None, program: str = "main.py") -> int:
 
 
 def train_and_draw(plan: Plan, generation: GenerationConfig, parser: Parser) -> None:
-    """The whole job. What ``generation`` alone says is checked here, before ``train`` begins."""
+    """Train, draw and measure. The settings of ``generation`` are checked before training."""
     from minimagen.generation import contact_sheet, read_captions, with_sampling
     from minimagen.training import train
 
@@ -92,17 +92,17 @@ def train_and_draw(plan: Plan, generation: GenerationConfig, parser: Parser) -> 
     generation = replace(generation, training_directory=str(directory.path))
     made = infer(generation)
     if plan.config.dataset not in WORLDS:
-        return  # only images of shapes can be read back
+        return  # only images of shapes can be measured
     images, captions = measure(generation, plan.config.dataset)
     sheet = contact_sheet(images[:HELD_OUT_SHOWN], captions[:HELD_OUT_SHOWN])
     sheet.save(made.directory / "held_out_contact_sheet.png")
 
 
 def measure(config: GenerationConfig, world: str) -> tuple[Tensor, list[str]]:
-    """Draw captions with held-out combinations, print their fidelity; the images and captions.
+    """Draw captions with held-out combinations and print their fidelity; images and captions.
 
-    Beside it stand chance (perfect images of any scenes of the world), the same images beside each
-    other's captions, and the same model untrained.
+    For comparison, it also prints the exact match by chance (perfect images of random scenes), of
+    the same images with shuffled captions, and of the same model before training.
     """
     from minimagen.data import make_dataset
     from minimagen.evaluation import caption_fidelity, chance_level
@@ -117,10 +117,10 @@ def measure(config: GenerationConfig, world: str) -> tuple[Tensor, list[str]]:
     )
     trained = caption_fidelity(images, captions)
     before = caption_fidelity(images_before, captions)
-    shuffled = caption_fidelity(images, [*captions[1:], captions[0]])  # each beside its neighbour
+    shuffled = caption_fidelity(images, [*captions[1:], captions[0]])  # by one
     chance = chance_level(captions, WORLDS[world])
     print(
-        f"\ncaptions with combinations that training never saw, {images.shape[-1]} pixels:\n"
+        f"\ncaptions with combinations that training never had, {images.shape[-1]} pixels:\n"
         f"{trained}\n"
         f"exact match of the trained model {trained.exact_match:.1%}, by chance {chance:.1%}, "
         f"with the captions shuffled {shuffled.exact_match:.1%}, "
@@ -130,10 +130,10 @@ def measure(config: GenerationConfig, world: str) -> tuple[Tensor, list[str]]:
 
 
 def _peak_memory() -> str:
-    """The most memory that was in use, in words; nothing on Windows, which does not say.
+    """The peak memory, in words; "" on Windows, which does not report it.
 
-    Two figures, because stages may train in child processes: the peak of this process, and that of
-    the largest child. They need not fall together, so they are not added.
+    There are two figures, because stages may train in child processes: the peak of this process,
+    and that of the largest child. They may occur at different times, so they are not added.
     """
     try:
         import resource

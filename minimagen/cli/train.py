@@ -9,14 +9,14 @@ from minimagen.cli.common import Parser, add_flags, run_command, set_threads
 from minimagen.training.config import TrainConfig
 
 DESCRIPTION = """\
-Train a cascade of diffusion models that draws what a caption says.
+Train a cascade of diffusion models that draws images of captions.
 
 Makes training_<TIMESTAMP>/ with the configuration, the best weights, the latest checkpoints and
 training_progress.txt. On a CPU the stages train side by side and share its threads.
 
-A flag given here wins over the files of --PARAMETERS. These win over what --TESTING sets, and that
-wins over the defaults, which stand in brackets. N[,N...] is one value for all stages, or one for
-each stage."""
+A flag wins over the files of --PARAMETERS, these win over the values of --TESTING, and these win
+over the defaults, which are in brackets. N[,N...] is one value for all stages, or one value per
+stage."""
 
 
 def main(argv: Sequence[str] | None = None, program: str = "train.py") -> int:

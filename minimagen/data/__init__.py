@@ -18,7 +18,7 @@ class CaptionedDataset(Protocol):
 
     @property
     def captions(self) -> list[str]:
-        """Those of all items."""
+        """The captions of all items."""
         ...
 
     def __len__(self) -> int: ...
@@ -44,14 +44,14 @@ def make_dataset(
 
     name:     a shapes world (``WORLDS``), a directory of images, or the id of a Hub data set
     side:     side of the images, in pixels
-    length:   number of scenes drawn, or the most images taken from real data (None: all)
-    seed:     of that draw; data sets of one name, length and seed have the same captions in the
-              same order at every side
-    held_out: only scenes that training never sees; of shapes worlds alone
+    length:   number of scenes, or maximum number of real images (None: all)
+    seed:     of this choice; the same name, length and seed give the same captions in the same
+              order, whatever the side
+    held_out: only scenes with combinations held out of training; for shapes worlds only
     image_column, caption_column: of real data, see ``RealDataset``
 
-    Either has ``captions``, a list of all captions. Raises ValueError, in one line, when there is
-    no such data set or column.
+    The result has ``captions``, a list of all captions. Raises ValueError, with a one-line message,
+    if there is no such data set or column.
     """
     if name in WORLDS:
         return ShapesDataset(
@@ -65,7 +65,7 @@ def make_dataset(
         from minimagen.data.real import RealDataset
     except ImportError as error:
         raise ValueError(
-            f"data set {name!r} is no shapes world ({', '.join(WORLDS)}), and for others the "
+            f"data set {name!r} is not a shapes world ({', '.join(WORLDS)}), and for others the "
             f"package {error.name} is missing: pip install datasets"
         ) from None
 

@@ -1,7 +1,7 @@
-"""Real images with captions, from the Hugging Face Hub or from a folder of one's own.
+"""Real images with captions, from the Hugging Face Hub or from a local folder.
 
-A folder of one's own is an ``imagefolder``: images, and a ``metadata.csv`` (or ``.jsonl``) beside
-them, with the columns ``file_name`` and that of the captions.
+A local folder is an ``imagefolder``: images, and next to them a ``metadata.csv`` (or ``.jsonl``)
+with a column ``file_name`` and a column of captions.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class RealDataset(Dataset[dict[str, object]]):
     """A map-style data set of real images: the ``train`` split of a Hub data set or a folder.
 
     An item is {"image": (3, side, side) in [-1, 1], "caption": str}, see ``crop_square``.
-    ``captions`` holds those of all items; a missing one is the empty caption.
+    ``captions`` holds the captions of all items; a missing caption is the empty caption.
 
     name:           a directory, or the id of a Hub data set
     side:           side of the images, in pixels
-    length:         at most this many images, drawn by ``seed``; None takes all
-    image_column:   its column of images
-    caption_column: its column of captions, one string each
+    length:         maximum number of images, chosen by ``seed``; None takes all
+    image_column:   name of the column of images
+    caption_column: name of the column of captions, one string each
 
-    Raises ValueError, in one line, when there is no such data set or column. An item raises one
-    when its image cannot be read.
+    Raises ValueError, with a one-line message, if there is no such data set or column, and later if
+    the image of an item cannot be read.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RealDataset(Dataset[dict[str, object]]):
         return len(self.captions)
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        pixels = self._pixels(range(len(self))[index])  # negative or too large as for a list
+        pixels = self._pixels(range(len(self))[index])  # negative or too large: as in a list
         image = pixels.permute(2, 0, 1).float() / 127.5 - 1  # (side, side, 3) -> (3, side, side)
         return {"image": image, "caption": self.captions[index]}
 
@@ -92,8 +92,8 @@ class RealDataset(Dataset[dict[str, object]]):
 def crop_square(image: Image.Image, side: int) -> Image.Image:
     """An image as a square of ``side`` pixels, RGB.
 
-    The middle is cut out, so that nothing is squashed, and resized with antialiasing (bicubic).
-    What is transparent becomes white.
+    The middle is cropped, so that nothing is distorted, and resized with antialiasing (bicubic).
+    Transparent parts become white.
     """
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -103,7 +103,7 @@ def crop_square(image: Image.Image, side: int) -> Image.Image:
 
 
 def _load(name: str) -> datasets.Dataset:
-    """The rows of the ``train`` split, without a word or a bar on the terminal."""
+    """The rows of the ``train`` split; prints no messages and no progress bars."""
     what = (
         f"data set {name!r} cannot be loaded, it should be one of {', '.join(WORLDS)}, a directory "
         "of images with a metadata.csv, or the id of a Hub data set such as 'owner/name'"
@@ -113,7 +113,7 @@ def _load(name: str) -> datasets.Dataset:
         raise ValueError(what)
     bars, verbosity = datasets.is_progress_bar_enabled(), logging.get_verbosity()
     datasets.disable_progress_bars()
-    logging.set_verbosity_error()  # without a network, a warning for each new try
+    logging.set_verbosity_error()  # without a network, each retry would print a warning
     try:
         if local:
             rows = datasets.load_dataset("imagefolder", data_dir=name, split="train")

@@ -6,8 +6,8 @@ Three steps, each a plain function, lead from nothing to a training pair:
     text        = caption(description, rng)            one of several English phrasings of it
     image       = render([place(description, rng)], side)   an image that shows it
 
-``parse_caption`` is the way back from the text to the description, so that any caption, typed or
-drawn, can be checked against an image (``minimagen.evaluation``).
+``parse_caption`` is the inverse, from the text to the description, so that any caption, typed or
+sampled, can be checked against an image (``minimagen.evaluation``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-COLOURS: dict[str, tuple[int, int, int]] = {  # sRGB, far apart so that a reader can tell them
+COLOURS: dict[str, tuple[int, int, int]] = {  # sRGB, far apart, so that no two look alike
     "red": (220, 40, 40),
     "green": (40, 160, 60),
     "blue": (40, 80, 215),
@@ -38,18 +38,18 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (140, 140, 140),
     "black": (20, 20, 20),
 }
-RADII: dict[str, tuple[float, float]] = {  # share of the image's side: alone, one of two
+RADII: dict[str, tuple[float, float]] = {  # shares of the image's side: a single object, one of two
     "small": (0.26, 0.17),
     "large": (0.35, 0.225),
 }
 RADIUS_JITTER = 0.04  # radii vary by this share around their size's value
-STRAY = 0.05  # how far an object may stray from its place, in shares of the side
+STRAY = 0.05  # maximum distance of an object from its place, as a share of the side
 RELATIONS = ("left of", "above")  # the first object is the left or the upper one
 
 
 @dataclass(frozen=True)
 class ObjectDescription:
-    """One object as a caption speaks of it; ``size`` None leaves the size open."""
+    """One object as a caption describes it; ``size`` None: the caption gives no size."""
 
     shape: str
     colour: str
@@ -58,7 +58,7 @@ class ObjectDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """What a caption says. None leaves an attribute open: any value shows the caption.
+    """What a caption says. None: the caption does not give this attribute, any value is right.
 
     With two objects, ``relation`` is "left of" (first object left of the second) or "above".
     """
@@ -89,7 +89,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class World:
-    """The attributes from which scenes are made, and which combinations training never sees."""
+    """The attributes of scenes, and the combinations that are held out of training."""
 
     name: str
     shapes: tuple[str, ...]
@@ -106,8 +106,8 @@ class World:
     def held_out(self) -> frozenset[tuple[str, str]]:
         """The fixed tenth of the (colour, shape) pairs that never occurs in training.
 
-        They lie on a diagonal: every shape and every colour is still seen in training, only not
-        together, so that a right image of one shows that the model composes.
+        They lie on a diagonal: every shape and every colour occurs in training, but not the
+        pair. So a correct image of such a pair shows that the model combines what it has learned.
         """
         count = round(len(self.combinations) / 10)
         colours, shapes = self.colours, self.shapes
@@ -154,7 +154,7 @@ _PAIR = {
 _REVERSED = re.compile(r"\b(right of|below|under)\b|^(on the right|at the bottom)\b")
 _VERTICAL = re.compile(r"\b(above|over|below|under|top|bottom)\b")
 _HORIZONTAL = re.compile(r"\b(left|right)\b")
-# What stands in a caption beside its objects and its background.
+# The words of captions besides objects and backgrounds.
 _LINKS = {"a", "an", "one", "picture", "of", "on"}
 _LINKS |= set(re.findall("[a-z]+", " ".join(text for texts in _PAIR.values() for text in texts)))
 
@@ -168,7 +168,7 @@ def _article(words: str) -> str:
 
 
 def phrasings(description: Description) -> list[str]:
-    """All captions that say ``description``, each a different wording of the same content."""
+    """All captions for ``description``: different wordings of the same content."""
     words = [_words(thing) for thing in description.objects]
     if len(words) == 1:
         texts = [_article(words[0]), f"one {words[0]}", f"a picture of {_article(words[0])}"]
@@ -181,16 +181,16 @@ def phrasings(description: Description) -> list[str]:
 
 
 def caption(description: Description, rng: random.Random) -> str:
-    """One of the phrasings of ``description``, drawn by ``rng``."""
+    """One of the phrasings of ``description``, chosen by ``rng``."""
     return rng.choice(phrasings(description))
 
 
 def parse_caption(text: str) -> Description:
-    """What a caption says: the inverse of ``caption``, for any wording of the same vocabulary.
+    """What a caption says: the inverse of ``caption``, for any wording with the same words.
 
-    Raises ValueError, naming the caption, when it has no or more than two objects, two of them
-    without a relation between them, or says anything beside: a word of another vocabulary, or one
-    out of place such as the shape in "a red circle left of a star".
+    Raises ValueError, naming the caption, if it does not have one or two objects, if two objects
+    have no relation, or if it says anything else: an unknown word, or a known word in a wrong
+    place, such as the shape without a colour in "a red circle left of a star".
     """
     text = text.lower().strip()
     background = re.search(rf"\b({'|'.join(BACKGROUNDS)}) background\b", text)
@@ -208,8 +208,8 @@ def parse_caption(text: str) -> Description:
     strange = [word for word in re.findall(r"\w+", rest) if word not in _LINKS]
     if strange:
         raise ValueError(
-            f"caption {text!r} says {strange[0]!r}, it should say nothing but objects such as "
-            "'a red circle', how they lie and the background"
+            f"caption {text!r} says {strange[0]!r}, it should have only objects such as "
+            "'a red circle', their relation and the background"
         )
     relation = None
     if len(objects) == 2:
@@ -228,10 +228,10 @@ def parse_caption(text: str) -> Description:
 def sample_description(
     world: World, rng: random.Random, held_out: bool = False, objects: int | None = None
 ) -> Description:
-    """Draw what a caption says: one or two objects (``objects`` fixes how many).
+    """Sample what a caption says: one or two objects (``objects`` fixes the number).
 
-    Sizes and background are said half the time. ``held_out`` False never uses a held-out (colour,
-    shape) pair; True makes sure that at least one object is such a pair.
+    Half of the descriptions give a size, and half a background. ``held_out`` False never uses a
+    held-out (colour, shape) pair; True makes sure that at least one object is such a pair.
     """
     seen = [pair for pair in world.combinations if pair not in world.held_out]
     unseen = sorted(world.held_out)
@@ -250,7 +250,7 @@ def sample_description(
 
 
 def place(description: Description, rng: random.Random, world: World = FULL) -> Scene:
-    """A scene that shows ``description``: open attributes are drawn, objects get their places."""
+    """A scene that shows ``description``; all other attributes and the places are random."""
 
     def around(centre: float, spread: float) -> float:
         return centre + rng.uniform(-spread, spread)
@@ -271,7 +271,7 @@ def place(description: Description, rng: random.Random, world: World = FULL) -> 
 # --- rendering ------------------------------------------------------------------------------------
 # A shape is a signed distance to its edge, negative inside, in a frame where its radius is 1 and
 # v points down. Distances make smooth edges at any size: a pixel's coverage is its distance to the
-# edge, in pixels, cut to [0, 1].
+# edge, in pixels, clipped to [0, 1].
 
 
 def _circle(u: Tensor, v: Tensor) -> Tensor:
@@ -365,12 +365,12 @@ def render(scenes: Sequence[Scene], side: int) -> Tensor:
 
 
 class ShapesDataset(Dataset[dict[str, object]]):
-    """A map-style data set of captioned shapes; item i depends on ``seed`` and i alone.
+    """A map-style data set of captioned shapes; item i depends only on ``seed`` and i.
 
-    An item is {"image": (3, side, side) in [-1, 1], "caption": str}. Images are drawn when first
-    asked for and kept as bytes, so that later epochs cost nothing.
+    An item is {"image": (3, side, side) in [-1, 1], "caption": str}. Images are rendered when they
+    are first needed and kept as bytes, so that later epochs are fast.
 
-    world:    which attributes there are (``MINIMAL`` or ``FULL``)
+    world:    the attributes of the scenes (``MINIMAL`` or ``FULL``)
     length:   number of scenes
     side:     side of the images, in pixels
     seed:     of scenes, places and phrasings
@@ -400,7 +400,7 @@ class ShapesDataset(Dataset[dict[str, object]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, object]]:
-        """Many items at once, as torch's DataLoader asks for them: one call draws them all."""
+        """Many items at once, for torch's DataLoader: one call renders all of them."""
         new = [i for i in indices if not self._drawn[i]]
         if new:
             images = render([self.scenes[i] for i in new], self.side)

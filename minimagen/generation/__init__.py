@@ -1,10 +1,10 @@
-"""From a trained cascade to image files: load it, draw captions, write what came out.
+"""From a trained cascade to image files: load it, draw captions, write the images.
 
     imagen = load_imagen("training_20261122_120000", guidance_weight=(3.0,))
     encoder = load_text_encoder(imagen.config.text_encoder)
     images = draw(imagen, encoder.encode, ["a red circle"], seeds=[0])[-1]  # (1, 3, side, side)
 
-``generate`` does all of it and leaves a directory ``generated_images_<TIMESTAMP>``.
+``generate`` does all of this and makes a directory ``generated_images_<TIMESTAMP>``.
 """
 
 from minimagen.generation.captions import read_captions, unknown_words

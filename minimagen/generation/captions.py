@@ -1,4 +1,4 @@
-"""What to draw: captions from the command line or a file, and which of their words are new."""
+"""What to draw: captions from the command line or a file, and which of their words are unknown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from minimagen.course import course_file
 from minimagen.data import words
 
-WORDS_NAMED = 8  # most unknown words in a note
+WORDS_NAMED = 8  # maximum number of unknown words in a note
 
 
 def read_captions(value: str | None) -> list[str]:
-    """The captions that the setting ``captions`` means: one, or the lines of a .txt file (UTF-8).
+    """Read the setting ``captions``: one caption, or a .txt file (UTF-8) with one per line.
 
     Empty lines are skipped. None reads the course's captions.txt. Raises ValueError, naming the
-    setting, when there is no such file, it cannot be read, or holds no caption.
+    setting, if there is no such file, if it cannot be read, or if it has no caption.
     """
     value = str(course_file("captions.txt")) if value is None else value
     if value.lower().endswith(".txt"):
@@ -36,25 +36,25 @@ def read_captions(value: str | None) -> list[str]:
     captions = [" ".join(line.split()) for line in lines]
     captions = [caption for caption in captions if caption]
     if not captions:
-        raise ValueError(f"`captions` is {value!r}, it should hold a caption and not only blanks")
+        raise ValueError(f"`captions` is {value!r}, it should hold at least one caption")
     return captions
 
 
 def unknown_words(captions: Sequence[str], known: Collection[str] | None) -> str | None:
-    """A note that names the captions' words that are not among ``known``; None without any.
+    """A note that names the words of captions that are not in ``known``; None if all are known.
 
-    known: the words that the model was trained on, see ``TrainingDirectory.load_words``; None when
-           nobody knows them, then there is no note
+    known: the words that the model was trained on, see ``TrainingDirectory.load_words``; None if
+           the training directory does not say: then there is no note
     """
     if known is None:
         return None
     new = [word for word in dict.fromkeys(words(" ".join(captions))) if word not in known]
     if not new:
         return None
-    long = sorted(word for word in known if len(word) > 2)  # a "cat" is no misspelt "at"
+    long = sorted(word for word in known if len(word) > 2)  # "cat" is not a misspelt "at"
     named = []
     for word in new[:WORDS_NAMED]:
         near = difflib.get_close_matches(word, long, 1, cutoff=0.7)
         named.append(f'"{word}"' + (f" ({near[0]}?)" if near else ""))
     more = f" and {len(new) - WORDS_NAMED} more" if len(new) > WORDS_NAMED else ""
-    return f"the model's training never saw {', '.join(named)}{more}"
+    return f"the model was not trained on {', '.join(named)}{more}"

@@ -19,9 +19,9 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.0f} [{elapsed}<{remaini
 
 
 class State(NamedTuple):
-    """Some of the images after one step of a sampler."""
+    """A batch of images after one step of a sampler."""
 
-    first: int  # number of the first of these images
+    first: int  # number of the first image of the batch
     stage: int
     images: Tensor  # (B, 3, side, side), images first, first + 1, ...
 
@@ -43,14 +43,14 @@ def states(
         unit="image",
         unit_scale=1 / steps_each,
         bar_format=BAR,
-        disable=True if progress is None else None,  # None: where no terminal is
+        disable=True if progress is None else None,  # None: hidden without a terminal
     ) as bar:
         for first in range(0, len(captions), batch_size):
             batch = slice(first, first + batch_size)
             text, mask = encode(captions[batch])
             steps = imagen.sample(text, mask, seeds[batch])
             while True:
-                with autocast(precision, text.device):  # around the step, not around our caller
+                with autocast(precision, text.device):  # around the step, not the caller
                     step = next(steps, None)
                 if step is None:
                     break
@@ -61,7 +61,7 @@ def states(
 def finish(drawn: Iterable[State]) -> list[Tensor]:
     """The finished images of each stage, (N, 3, side, side), float32 on the CPU.
 
-    Raises ValueError when an image is not finite, as of broken weights.
+    Raises ValueError if an image is not finite, because the weights are broken.
     """
     last = {(stage, first): images for first, stage, images in drawn}
     numbers = sorted({stage for stage, _ in last})
@@ -70,7 +70,10 @@ def finish(drawn: Iterable[State]) -> list[Tensor]:
         for number in numbers
     ]
     if not all(images.isfinite().all() for images in stages):
-        raise ValueError("the images hold values that are not finite, the weights are no good")
+        raise ValueError(
+            "the images have values that are not finite: the weights are broken "
+            "(did the training diverge?)"
+        )
     return stages
 
 
@@ -83,15 +86,15 @@ def draw(
     precision: str = "fp32",
     progress: str | None = None,
 ) -> list[Tensor]:
-    """Images of captions, (N, 3, side, side) in [-1, 1] on the CPU, one entry for each stage.
+    """Images of captions, (N, 3, side, side) in [-1, 1] on the CPU, one entry per stage.
 
-    imagen:     where it is, the images are computed
-    encode:     gives the captions' embeddings, on that same device
-    seeds:      one for each caption; an image depends on its own caption and seed alone
-    batch_size: images drawn at a time; changes nothing but speed and memory
-    precision:  of the U-Nets' products: "fp32", "bf16" or "fp16"
-    progress:   name of a progress bar, which only terminals show; None: no bar
+    imagen:     the cascade; its device computes the images
+    encode:     returns the embeddings of captions, on the same device
+    seeds:      one per caption; an image depends only on its own caption and seed
+    batch_size: images drawn at the same time; changes only speed and memory
+    precision:  of the matrix products of the U-Nets: "fp32", "bf16" or "fp16"
+    progress:   name of a progress bar, shown on terminals only; None: no bar
 
-    Raises ValueError when an image is not finite, as of broken weights.
+    Raises ValueError if an image is not finite, because the weights are broken.
     """
     return finish(states(imagen, encode, captions, seeds, batch_size, precision, progress))

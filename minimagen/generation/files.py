@@ -1,4 +1,4 @@
-"""Files of images: each by itself, all on a contact sheet, and forming out of noise in a GIF."""
+"""Files of images: single images, a contact sheet, and an animation (GIF) from noise to image."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from minimagen.run_directory import timestamped_directory
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-SHEET_IMAGES = 100  # most images on a contact sheet, and in an animation
+SHEET_IMAGES = 100  # maximum number of images on a contact sheet and in an animation
 MARGIN = 12  # pixels between the images of a sheet
-FRAMES = 60  # most frames of an animation
-FRAME_SIDE = 128  # of an image in an animation, about
+FRAMES = 60  # maximum number of frames of an animation
+FRAME_SIDE = 128  # approximate side of an image in an animation
 FRAME_MS, LAST_MS = 80, 2000  # how long a frame is shown, and the last one
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8: -1 is 0, 1 is 255; nothing is stretched, what is beyond is cut.
+    """Images in [-1, 1] as uint8: -1 becomes 0, 1 becomes 255, values outside are clipped.
 
-    Any shape, kept.
+    Any shape; the result has the same shape.
     """
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def to_image(image: Tensor) -> Image.Image:
-    """An image (3, H, W) in [-1, 1], or in uint8, for Pillow."""
+    """An image (3, H, W), in [-1, 1] or uint8, as a Pillow image."""
     pixels = image if image.dtype == torch.uint8 else to_bytes(image)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())  # (H, W, 3)
 
@@ -60,7 +60,7 @@ class _Sheet:
         self.blank = Image.new("RGB", size, "white")
         pen = ImageDraw.Draw(self.blank)
         for (x, y), text in zip(self.places, texts, strict=True):
-            pen.rectangle((x - 1, y - 1, x + side, y + side), outline="lightgrey")  # of white ones
+            pen.rectangle((x - 1, y - 1, x + side, y + side), outline="lightgrey")
             for n, line in enumerate(text):
                 pen.text((x, y + side + 4 + n * line_height), line, "black", font)
 
@@ -75,15 +75,15 @@ class _Sheet:
 
 
 def _multiple(side: int, about: int) -> int:
-    """The multiple of ``side`` nearest to ``about``, so that all pixels are enlarged alike."""
+    """The multiple of ``side`` nearest to ``about``, so that all pixels are enlarged equally."""
     return side * max(1, round(about / side))
 
 
 def contact_sheet(images: Tensor, captions: Sequence[str]) -> Image.Image:
-    """All images at one sight, their captions below them; at most ``SHEET_IMAGES``.
+    """All images at a glance, with their captions below them; at most ``SHEET_IMAGES``.
 
-    images: (N, 3, H, W) in [-1, 1]. Small ones are enlarged without smoothing, so that each pixel
-    is seen.
+    images: (N, 3, H, W) in [-1, 1]. Small images are enlarged without smoothing, so that each pixel
+    is visible.
     """
     side = images.shape[-1]
     shown = _multiple(side, 192) if side < 256 else 256
@@ -91,7 +91,7 @@ def contact_sheet(images: Tensor, captions: Sequence[str]) -> Image.Image:
 
 
 def _wrap(text: str, font: Font, width: int, most: int = 5) -> list[str]:
-    """Text in lines of at most ``width`` pixels; what does not fit ``most`` lines becomes dots."""
+    """Text in lines of at most ``width`` pixels; "…" replaces text beyond ``most`` lines."""
     lines = [""]
     for word in text.split():
         while font.getlength(word) > width:  # a word longer than a line
@@ -113,9 +113,9 @@ def _wrap(text: str, font: Font, width: int, most: int = 5) -> list[str]:
 
 
 class Frames:
-    """The states of the first images while they are drawn: as bytes, at most ``FRAMES`` of them.
+    """States of the first images while they are drawn: as bytes, at most ``FRAMES`` states.
 
-    config: of the cascade that draws; number: of images, of which ``SHEET_IMAGES`` are kept
+    config: of the cascade; number: of images, of which at most ``SHEET_IMAGES`` are kept
     """
 
     def __init__(self, config: ImagenConfig, number: int) -> None:
@@ -125,7 +125,7 @@ class Frames:
         self._parts: list[list[Tensor]] = [[] for _ in self._kept]
 
     def record(self, drawn: Iterable[State]) -> Iterator[State]:
-        """Hand on the states of ``generation.states``, and keep some of them."""
+        """Pass on the states of ``generation.states``, and keep some of them."""
         batch, step = 0, 0
         for state in drawn:
             if state.first != batch:
@@ -143,7 +143,7 @@ class Frames:
 
 
 def animation(path: Path | str, frames: Iterable[Tensor], captions: Sequence[str]) -> None:
-    """Write a GIF of images that form out of noise, their captions below them; it runs in a loop.
+    """Write a GIF of images forming out of noise, with captions below them; it plays in a loop.
 
     frames: each (N, 3, side, side) uint8, of N captions; the side may grow
     """
@@ -160,9 +160,9 @@ def animation(path: Path | str, frames: Iterable[Tensor], captions: Sequence[str
 
 
 def _palette(last: Image.Image, noisy: Image.Image) -> Image.Image:
-    """Colours for all frames, most of them those of the last one; white is exact.
+    """Colours for all frames, most of them from the last frame; white is exact.
 
-    With one palette a GIF holds only those pixels that change from frame to frame.
+    With one palette for all frames, a GIF stores only the pixels that change between frames.
     """
     colours = [255, 255, 255]
     colours += _colours(last, 39, Image.Quantize.MAXCOVERAGE)
@@ -189,11 +189,11 @@ def write(
     """Write images to ``output/generated_images_<TIMESTAMP>``, and return that path.
 
     generated_images/image_<i>.png      the last stage's image of caption i
-    stage_<k>/image_<i>.png             those of stage k before it, where given
+    stage_<k>/image_<i>.png             the images of an earlier stage k, if given
     captions.txt                        caption i in line i, from 0
     contact_sheet.png                   all images with their captions
-    animation.gif                       the same forming out of noise, where frames are given
-    imagen_training_directory.txt       ``source``: who drew them
+    animation.gif                       the images forming out of noise, if frames are given
+    imagen_training_directory.txt       ``source``, the training directory
     """
     directory = timestamped_directory(output, "generated_images")
     names = [f"stage_{k}" for k in range(len(stages) - 1)] + ["generated_images"]
@@ -209,7 +209,7 @@ def write(
         contact_sheet(stages[-1], captions).save(directory / "contact_sheet.png")
         if frames is not None:
             animation(directory / "animation.gif", frames, captions)
-    except BaseException:  # a full disk, Ctrl-C: no half of a directory
+    except BaseException:  # full disk, Ctrl-C: leave no incomplete directory
         shutil.rmtree(directory, ignore_errors=True)
         raise
     return directory

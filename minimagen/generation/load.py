@@ -1,4 +1,4 @@
-"""Who draws: a trained cascade and its text encoder, from a training directory."""
+"""Load a trained cascade and its text encoder from a training directory."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def with_sampling(
 ) -> ImagenConfig:
     """A cascade's configuration with other settings for sampling.
 
-    Each is None (no change), or has one value for all stages or one per stage. Raises ValueError,
-    naming the setting, when there are too few or too many, or a stage cannot have that value.
+    Each is None (no change), one value for all stages, or one value per stage. Raises ValueError,
+    naming the setting, for a wrong number of values or a value that is not allowed.
     """
     number = len(config.stages)
     given: dict[str, Sequence[Any] | None] = {
@@ -70,10 +70,11 @@ def load_imagen(
 ) -> Imagen:
     """The cascade of a training directory with its best (EMA) weights, in eval mode on ``device``.
 
-    directory: a training directory, or its path; for the settings of sampling see ``with_sampling``
+    directory: a training directory, its path, or the name of a shipped model; for the settings of
+    sampling see ``with_sampling``
 
-    Raises ValueError, in one line, when the directory, its configuration or its weights are missing
-    or broken, or the settings do not fit.
+    Raises ValueError, with a one-line message, if the directory, its configuration or its weights
+    are missing or broken, or if the settings do not fit.
     """
     if not isinstance(directory, TrainingDirectory):
         directory = TrainingDirectory.open(directory)
@@ -93,7 +94,7 @@ def load_imagen(
 
 
 def untrained(imagen: Imagen, seed: int = 0) -> Imagen:
-    """The same cascade before it learned anything: random weights, same device, same sampling."""
+    """The same cascade before training: random weights, same device, same sampling."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = Imagen(imagen.config, [stage.unet.config for stage in imagen.stages])
@@ -101,7 +102,7 @@ def untrained(imagen: Imagen, seed: int = 0) -> Imagen:
 
 
 class Loaded(NamedTuple):
-    """What draws, as a configuration asks for it."""
+    """A model that is ready to draw."""
 
     imagen: Imagen
     encode: Encode  # on the same device
@@ -112,7 +113,7 @@ class Loaded(NamedTuple):
 def load(config: GenerationConfig) -> Loaded:
     """The model and its text encoder, on the device, with the settings of a configuration.
 
-    Raises ValueError, in one line, as ``load_imagen`` and ``load_text_encoder`` do.
+    Raises ValueError, with a one-line message, as ``load_imagen`` and ``load_text_encoder`` do.
     """
     if config.training_directory is None:
         raise ValueError("`training_directory` is missing, it should be a training_<TIMESTAMP>/")
@@ -135,7 +136,7 @@ def load(config: GenerationConfig) -> Loaded:
 
 
 def _precision(name: Precision, device: torch.device) -> str:
-    """As ``choose_precision``, but "auto" takes bf16 on CUDA alone: a CPU draws exact images."""
+    """Like ``choose_precision``, but "auto" takes bf16 on CUDA only; a CPU draws in fp32."""
     if name == "auto" and device.type != "cuda":
         return "fp32"
     return choose_precision(name, device)

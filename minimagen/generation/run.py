@@ -17,22 +17,22 @@ from minimagen.run_directory import check_writable
 
 
 class Generated(NamedTuple):
-    """What ``generate`` made: image i shows caption i."""
+    """The result of ``generate``: image i shows caption i."""
 
     directory: Path  # generated_images_<TIMESTAMP>
     images: Tensor  # those of the last stage, (N, 3, side, side) in [-1, 1]
     captions: list[str]
-    known: frozenset[str] | None  # words that the model was trained on, where these are known
+    known: frozenset[str] | None  # words that the model was trained on; None: not known
 
 
 def generate(config: GenerationConfig, progress: str | None = None) -> Generated:
     """Draw captions with a trained cascade, and write the images.
 
-    progress: name of a progress bar, which only terminals show; None: no bar
+    progress: name of a progress bar, shown on terminals only; None: no bar
 
-    The directory is made when all is drawn; an error leaves nothing behind. Warns, once, of words
-    that the model's training never saw. Raises ValueError, in one line, as ``load``,
-    ``read_captions`` and ``draw`` do.
+    The directory is made after all images are drawn, so that an error leaves nothing behind. Warns
+    once about words that the model was not trained on. Raises ValueError, with a one-line message,
+    as ``load``, ``read_captions`` and ``draw`` do.
     """
     captions = read_captions(config.captions)
     imagen, encode, precision, source = load(config)

@@ -71,7 +71,7 @@ class StageData:
 def epoch_batches(
     indices: Sequence[int], size: int, accum_iter: int, random: torch.Generator
 ) -> list[list[int]]:
-    """The batches of an epoch: each index at most once, in an order drawn by ``random``.
+    """The batches of an epoch: each index at most once, in an order chosen by ``random``.
 
     The last indices are left out if they do not fill a batch; the last batches are left out if they
     do not fill a group of ``accum_iter``. A single batch or group that is not full is kept.

@@ -102,7 +102,7 @@ def train_stage(
                 generator(settings.seed, NOISE, *here),
             )
             noise = TrainingNoise(*(part[rank::processes] for part in noise)).to(device)
-            if state.stage.unet.config.dropout > 0:  # draws from torch's own generator
+            if state.stage.unet.config.dropout > 0:  # which uses torch's global generator
                 torch.manual_seed(seed_of(settings.seed, DROPOUT, *here, rank))
             state.batch += 1
             with accelerator.accumulate(model):
