@@ -24,6 +24,7 @@ from minimagen.generation import (
     GenerationConfig,
     contact_sheet,
     draw,
+    files,
     generate,
     load,
     load_imagen,
@@ -513,13 +514,15 @@ def record(config: ImagenConfig, number: int, sides: tuple[int, ...]) -> Frames:
     return frames
 
 
-def test_frames_are_few_and_small(imagen: Imagen) -> None:
+def test_frames_are_few_and_small(imagen: Imagen, monkeypatch: pytest.MonkeyPatch) -> None:
     """At most 60 of at most 100 images, the finished ones among them; large ones are thinned."""
     assert [len(frame) for frame in record(imagen.config, 3, (8, 16))] == [3] * 5
     stages = tuple(replace(stage, steps=90) for stage in imagen.config.stages)
-    frames = list(record(ImagenConfig(stages, timesteps=90), 130, (2, 256)))
+    assert files.SHEET_IMAGES == 100
+    monkeypatch.setattr(files, "SHEET_IMAGES", 4)
+    frames = list(record(ImagenConfig(stages, timesteps=90), 5, (2, 256)))
     assert len(frames) == 60
-    assert {frame.shape for frame in frames} == {(100, 3, 2, 2), (100, 3, 128, 128)}
+    assert {frame.shape for frame in frames} == {(4, 3, 2, 2), (4, 3, 128, 128)}
     assert all(frame.dtype == torch.uint8 for frame in frames)
     assert (frames[-1] == 255).all() and (frames[-2] == 128).all()
 
