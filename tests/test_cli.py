@@ -95,7 +95,7 @@ def test_unknown_command_gets_one_line(
 @pytest.mark.parametrize("name", ["main", "train", "draw", "lessons"])
 def test_errors_name_the_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """``minimagen train: error:``, whatever its module is called."""
-    assert command.main([name, "--NOTHING"]) == 2
+    assert command.main([name, "--QQQQ"]) == 2
     assert capsys.readouterr().err.startswith(f"minimagen {name}: error: unrecognized arguments: ")
 
 

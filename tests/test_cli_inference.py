@@ -74,7 +74,7 @@ def test_captions_of_other_things_have_no_fidelity(
 def test_unknown_words_get_one_note(
     training: TrainingDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A note on stderr names the words that training never saw; the images are drawn."""
+    """A note on stderr names the words that the model was not trained on; the images are drawn."""
     knows = save_training(tmp_path, tiny_imagen())
     knows.save_words({"a", "red", "circle"})
     argv = ["-d", str(knows.path), "-c", "a red zebra", "--IMAGES_PER_CAPTION", "3"]

@@ -311,7 +311,7 @@ def test_a_model_is_needed() -> None:
     """The error says which setting names it."""
     with pytest.raises(ValueError, match=r"^`training_directory` is missing"):
         load(GenerationConfig())
-    with pytest.raises(ValueError, match=r"^`training_directory`: nowhere is no training"):
+    with pytest.raises(ValueError, match=r"^`training_directory`: nowhere is not a training"):
         load(GenerationConfig("nowhere"))
 
 
@@ -374,7 +374,7 @@ def test_one_warning_of_unknown_words(training: TrainingDirectory, tmp_path: Pat
     config = GenerationConfig(
         str(training.path), "a red cirlce", images_per_caption=3, output_directory=str(tmp_path)
     )
-    with pytest.warns(UserWarning, match="never saw") as notes:
+    with pytest.warns(UserWarning, match="not trained on") as notes:
         made = generate(config)
     assert len(notes) == 1 and made.known == KNOWN
     with warnings.catch_warnings():

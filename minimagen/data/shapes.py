@@ -170,7 +170,7 @@ def _article(words: str) -> str:
 def phrasings(description: Description) -> list[str]:
     """All captions for ``description``: different wordings of the same content."""
     words = [_words(thing) for thing in description.objects]
-    if len(words) == 1:
+    if len(words) == 1:  # "picture", because the shipped t5_tiny has no token for "image"
         texts = [_article(words[0]), f"one {words[0]}", f"a picture of {_article(words[0])}"]
     else:
         templates = _PAIR[description.relation or RELATIONS[0]]
