@@ -156,6 +156,8 @@ def test_without_jupyterlab(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of another process are POSIX")
+@pytest.mark.slow
+@pytest.mark.processes
 def test_jupyterlab_runs_in_the_folder_until_it_is_stopped(here: Path) -> None:
     """Its root is the folder, so that links from lessons to exercises work; it opens lesson 00."""
     pytest.importorskip("jupyterlab")

@@ -103,8 +103,8 @@ def open_lab(folder: Path, browser: bool = True) -> int:
             file=sys.stderr,
         )
         return 1
-    command = [sys.executable, "-m", "jupyterlab", FIRST.as_posix()]
-    command += [f"--ServerApp.root_dir={folder.resolve()}"]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"]
+    command += [f"--LabApp.default_url=/lab/tree/{FIRST.as_posix()}"]
     command += [] if browser else ["--no-browser"]
     print(f"JupyterLab starts in {folder}, Ctrl-C stops it", flush=True)
     with subprocess.Popen(command, cwd=folder) as lab:
