@@ -339,8 +339,8 @@ def test_train_says_flags(
         raise RunStopped("stopped, go on with `restart_directory` x", 2)
 
     plan = SimpleNamespace(config=SimpleNamespace(threads=None))
-    monkeypatch.setattr("minimagen.training.resolve", lambda **given: plan)
-    monkeypatch.setattr("minimagen.training.train", train)
+    monkeypatch.setattr("minimagen.cli.train.resolve", lambda **given: plan)
+    monkeypatch.setattr("minimagen.cli.train.train", train)
     assert command.main(["train"]) == 130
     out, err = capsys.readouterr()
     assert out == "--EPOCHS is 3\n"

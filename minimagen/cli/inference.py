@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minimagen.cli.common import Parser, add_flags, count, run_command, set_threads
-from minimagen.generation.config import GenerationConfig
+from minimagen.generation import Generated, GenerationConfig, generate
 from minimagen.settings import from_text
-
-if TYPE_CHECKING:
-    from minimagen.generation import Generated
 
 DESCRIPTION = """\
 Draw images of captions with a trained cascade.
@@ -38,8 +35,7 @@ def main(argv: Sequence[str] | None = None, program: str = "inference.py") -> in
 
 def infer(config: GenerationConfig) -> Generated:
     """Draw images with a progress bar; print their fidelity and the path of their directory."""
-    from minimagen.evaluation import fidelity
-    from minimagen.generation import generate
+    from minimagen.evaluation import fidelity  # only here: imports scipy
 
     began = time.perf_counter()
     made = generate(config, progress="images")

@@ -6,19 +6,25 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from minimagen.cli.common import Parser, add_flags, run_command, set_threads
 from minimagen.cli.inference import infer
+from minimagen.data import make_dataset
 from minimagen.data.shapes import WORLDS
-from minimagen.generation.config import GenerationConfig
+from minimagen.generation import (
+    GenerationConfig,
+    contact_sheet,
+    draw,
+    load,
+    read_captions,
+    untrained,
+    with_sampling,
+)
 from minimagen.settings import flag_name, from_text, to_text
-from minimagen.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from minimagen.training import Plan
+from minimagen.training import Plan, TrainConfig, resolve, train
 
 DESCRIPTION = """\
 Train a small cascade on captioned shapes and draw captions with it: train.py and inference.py in
@@ -58,8 +64,6 @@ def main(argv: Sequence[str] | None = None, program: str = "main.py") -> int:
     parser.flags |= {name: f"{train_program} {flag_name(name)}" for name in OF_TRAIN_ALONE}
 
     def work(given: dict[str, Any]) -> None:
-        from minimagen.training import resolve
-
         began = time.perf_counter()
         drawing = {name: given.pop(name) for name in DRAWING if name in given}
         if "parameters" not in given and "testing" not in given:
@@ -82,9 +86,6 @@ def main(argv: Sequence[str] | None = None, program: str = "main.py") -> int:
 
 def train_and_draw(plan: Plan, generation: GenerationConfig, parser: Parser) -> None:
     """Train, draw and measure. The settings of ``generation`` are checked before training."""
-    from minimagen.generation import contact_sheet, read_captions, with_sampling
-    from minimagen.training import train
-
     read_captions(generation.captions)
     with_sampling(plan.imagen, **{name: getattr(generation, name) for name in SAMPLING})
 
@@ -104,9 +105,7 @@ def measure(config: GenerationConfig, world: str) -> tuple[Tensor, list[str]]:
     For comparison, it also prints the exact match by chance (perfect images of random scenes), of
     the same images with shuffled captions, and of the same model before training.
     """
-    from minimagen.data import make_dataset
-    from minimagen.evaluation import caption_fidelity, chance_level
-    from minimagen.generation import draw, load, untrained
+    from minimagen.evaluation import caption_fidelity, chance_level  # only here: imports scipy
 
     captions = make_dataset(world, 16, HELD_OUT_CAPTIONS, config.seed, held_out=True).captions
     imagen, encode, precision, _ = load(config)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minimagen.cli.common import Parser, add_flags, run_command, set_threads
-from minimagen.training.config import TrainConfig
+from minimagen.training import TrainConfig, resolve, train
 
 DESCRIPTION = """\
 Train a cascade of diffusion models that draws images of captions.
@@ -25,8 +25,6 @@ def main(argv: Sequence[str] | None = None, program: str = "train.py") -> int:
     add_flags(parser, TrainConfig)
 
     def work(given: dict[str, Any]) -> None:
-        from minimagen.training import resolve, train
-
         plan = resolve(**given)
         set_threads(plan.config.threads)
         train(plan, say=parser.say)
