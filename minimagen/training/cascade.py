@@ -31,7 +31,7 @@ from minimagen.training.batches import distinct
 from minimagen.training.report import Line, Report
 from minimagen.training.resolve import Plan, launched
 from minimagen.training.run import load_dataset, run_stage
-from minimagen.training.stop import RunError, RunStopped, StopSignal
+from minimagen.training.stop import RunError, RunStopped, StopSignal, ignored
 
 
 def train(
@@ -58,9 +58,8 @@ def train(
         embeddings = _embed(plan, used, Path(scratch), report)
         directory = _make_directory(plan, main)
         if main:
-            directory.save_words(
-                {word for i in train_indices for word in words(dataset.captions[i])}
-            )
+            captions = [dataset.captions[i] for i in train_indices]
+            directory.save_words({word for caption in captions for word in words(caption)})
         report.begin(directory, len(train_indices), len(valid_indices))
         del dataset
         try:
@@ -115,6 +114,8 @@ def _make_directory(plan: Plan, main: bool) -> TrainingDirectory:
     """The directory to train in, with all settings; all processes of a launch get the same one."""
     old, stages = plan.old, len(plan.unets)
     if old is not None and plan.config.training_directory is not None:
+        if main:
+            old.save_parameters(plan.imagen, plan.unets, plan.config.to_text())
         return old
     path: list[Any] = [None]
     if main:
@@ -160,7 +161,7 @@ def _train_group(
     group: Sequence[int],
     plan: Plan,
     directory: TrainingDirectory,
-    embeddings: Path | None,
+    path: Path | None,
     report: Report,
 ) -> None:
     context = multiprocessing.get_context("spawn")
@@ -170,9 +171,10 @@ def _train_group(
         try:
             for index in group:
                 receiver, sender = context.Pipe(duplex=False)
-                arguments = (sender, stop, plan, index, directory.path, embeddings)
+                arguments = (sender, stop, plan, index, directory.path, path)
                 process = context.Process(target=_process, args=arguments, name=f"stage {index}")
-                process.start()
+                with ignored(signal.SIGINT):  # the process inherits that: Ctrl-C is the parent's
+                    process.start()
                 sender.close()  # the process has its own; when it ends, the receiver sees the end
                 runs[receiver] = index, process
             while runs:
@@ -205,7 +207,7 @@ def _process(
     sender: Connection, stop: Any, plan: Plan, index: int, path: Path, embeddings: Path
 ) -> None:
     """The work of a process: train a stage, and send its messages."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and sets ``stop``
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited, on Windows
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     torch.set_num_threads(plan.threads)
     parent = multiprocessing.parent_process()

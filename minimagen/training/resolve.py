@@ -127,7 +127,8 @@ def resolve(**given: object) -> Plan:
         num_images=DEFAULT_LENGTH if endless and config.num_images is None else config.num_images,
         precision=precision,
     )
-    stages = tuple(range(len(model.unets))) if config.stages is None else config.stages
+    every = range(len(model.unets))
+    stages = tuple(dict.fromkeys(every if config.stages is None else config.stages))
     for name in ("epochs", "batch_size", "optim_lr"):
         per_stage(config, name, len(model.unets))
     if wrong := [stage for stage in stages if stage >= len(model.unets)]:

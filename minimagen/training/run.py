@@ -69,7 +69,8 @@ def run_stage(
     )
     state = TrainingState(_new_stage(plan, index, data), accelerator.device)
     if directory.checkpoint(index).is_file():
-        _resume(state, index, directory, accelerator)
+        with naming(plan.origin or "training_directory"):
+            _resume(state, index, directory, accelerator)
     if state.epoch >= settings.epochs:
         yield Line(f"stage {index}: is finished already", True)
         return
@@ -120,8 +121,7 @@ def _resume(
     state: TrainingState, index: int, directory: TrainingDirectory, accelerator: Accelerator
 ) -> None:
     tensors, numbers = directory.load_checkpoint(index)
-    with naming("restart_directory"):
-        state.load(tensors, numbers)
+    state.load(tensors, numbers)
     if not accelerator.is_main_process:
         state.sums.zero_()  # the saved sums are over all processes
     scaler = accelerator.scaler

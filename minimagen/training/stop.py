@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -16,6 +18,19 @@ class RunStopped(RuntimeError):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+@contextmanager
+def ignored(number: int) -> Iterator[None]:
+    """Within it, a signal has no effect. Outside the main thread signals stay as they are."""
+    before = None
+    with suppress(ValueError):  # not the main thread
+        before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(number, before)
 
 
 class StopSignal:
