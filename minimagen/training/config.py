@@ -74,12 +74,7 @@ class TrainConfig:
         0, "data", "worker processes that load images; 0 loads them in the training process", "n"
     )
     cache_directory: str | None = setting(
-        ".cache",
-        "data",
-        "where to keep text embeddings for the next training, or none",
-        None,
-        True,
-        metavar="DIR",
+        ".cache", "data", "where to keep text embeddings for later, or none", None, True, "DIR"
     )
     epochs: PerStage[Count] = setting((8,), "training", "passes over the data", "e")
     batch_size: PerStage[Count] = setting((32,), "training", "images per batch", "b")
