@@ -976,7 +976,8 @@ def test_error_of_a_stage_reaches_the_parent(tiny: Settings, tmp_path: Path) -> 
     assert process.returncode == 1
     assert re.search(r"RunError: the loss of stage 0 is no longer finite", err)
     (path,) = Path(tiny["output_directory"]).iterdir()
-    assert "stage 1 epoch" in TrainingDirectory.open(path).progress.read_text()
+    log = TrainingDirectory.open(path).progress.read_text()
+    assert re.search(r"^stage 1: stopped at step \d+; checkpoint$", log, re.M)
 
 
 def launch(tmp_path: Path, settings: Settings, processes: int) -> TrainingDirectory:

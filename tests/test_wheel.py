@@ -103,7 +103,7 @@ def test_wheel_holds_every_module_and_every_shipped_file(wheel: Path) -> None:
         for name, path in expected.items():
             assert archive.read(name) == path.read_bytes(), name
         (scripts,) = [name for name in names if name.endswith(".dist-info/entry_points.txt")]
-        assert "minimagen = minimagen.cli:main" in archive.read(scripts).decode()
+        assert "minimagen = minimagen.cli.command:main" in archive.read(scripts).decode()
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
@@ -150,3 +150,25 @@ def test_a_lesson_runs_from_the_wheel_in_an_empty_directory(python: Path, tmp_pa
     out = run(python, "-m", "pytest", *options, *nbval, cwd=tmp_path)
     assert re.search(rf"^{count} passed", out, re.M), out
     assert [path.name for path in tmp_path.iterdir()] == [NOTEBOOK.name], "it left files behind"
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_each_command_works_from_the_wheel_in_an_empty_directory(
+    python: Path, tmp_path: Path
+) -> None:
+    """Lessons, their progress, the shipped model with the default captions, and a training."""
+    command = python.with_name("minimagen.exe" if os.name == "nt" else "minimagen")
+    assert "COMMAND" in run(command, "--help", cwd=tmp_path)
+    assert "copied" in run(command, "lessons", "--no-lab", cwd=tmp_path)
+    assert "0 of 45 done" in run(command, "check", cwd=tmp_path)
+    drawn = run(command, "draw", "-d", "shapes", "--SAMPLING_STEPS", "2", cwd=tmp_path)
+    assert "drew 12 images" in drawn and "contact_sheet.png" in drawn
+    tiny = ["--TESTING", "--NUM_IMAGES", "40", "--EPOCHS", "1", "--PRECISION", "fp32"]
+    trained = run(command, "train", *tiny, cwd=tmp_path)
+    assert "finished; the results are in" in trained
+    (directory,) = tmp_path.glob("training_*")
+    assert "drew 1 image in" in run(
+        command, "draw", "-d", directory.name, "-c", "a red circle", cwd=tmp_path
+    )
+    assert "--EPOCHS" in run(command, "main", "--help", cwd=tmp_path)
