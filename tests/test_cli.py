@@ -128,6 +128,7 @@ def test_scripts_are_six_lines_that_name_themselves_in_errors(
 # --- in an empty folder ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["main", "train", "inference", "lessons"])
 def test_each_module_is_a_command_too(name: str, tmp_path: Path) -> None:
     """``python -m minimagen.cli.train --help`` prints the help."""
@@ -136,6 +137,7 @@ def test_each_module_is_a_command_too(name: str, tmp_path: Path) -> None:
     assert done.stdout.startswith(f"usage: python -m minimagen.cli.{name} ")
 
 
+@pytest.mark.slow
 def test_draw_in_an_empty_folder(tmp_path: Path) -> None:
     """The shipped model and the default captions are found without a clone around."""
     argv = ["draw", "-d", "shapes", "--SAMPLING_STEPS", "1", "--PRECISION", "fp32"]
@@ -157,6 +159,7 @@ print(*sys.modules, file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "without"),
     [
@@ -377,6 +380,7 @@ def test_package_hands_on_what_most_programs_need() -> None:
         minimagen.Unett  # noqa: B018
 
 
+@pytest.mark.slow
 def test_package_imports_names_when_they_are_used(tmp_path: Path) -> None:
     """``import minimagen`` is quick, and star import works."""
     code = "import sys, minimagen; assert 'torch' not in sys.modules, 'torch'\n"

@@ -225,6 +225,7 @@ def test_missing_text_encoder(
 # --- main.py --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_main_trains_draws_and_measures(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -253,6 +253,7 @@ def test_gradients_flow_to_every_parameter_of_every_stage(stages: int) -> None:
                 assert touched == (i == j), f"stage {j}, {name}"
 
 
+@pytest.mark.slow
 def test_a_stage_learns_one_image_by_heart() -> None:
     """A few seconds of training: the loss falls by far, and sampling gives the image back."""
     torch.manual_seed(0)

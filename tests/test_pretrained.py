@@ -17,6 +17,7 @@ from minimagen.text import load_text_encoder
 SHAPES = PRETRAINED / "shapes"
 
 
+@pytest.mark.slow
 def test_the_shipped_model_draws_held_out_captions() -> None:
     """At least 0.95 exact match of its 64-pixel images, on captions of no training image."""
     captions = ShapesDataset(FULL, 60, 16, seed=4321, held_out=True).captions
@@ -67,6 +68,7 @@ def test_its_card_has_the_command_that_its_parameters_came_from() -> None:
     assert {f"{name}={value}" for name, value in flags} <= set(lines)
 
 
+@pytest.mark.slow
 def test_its_words_are_those_of_its_captions() -> None:
     """Of the scenes that its training parameters name."""
     directory = TrainingDirectory.open("shapes")

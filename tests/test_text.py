@@ -285,6 +285,7 @@ def test_corpus_hides_a_true_retelling() -> None:
     assert pairs == set(FULL.combinations)  # text may tell of what the images hold out
 
 
+@pytest.mark.slow
 def test_shipped_encoder_knows_which_colour_belongs_to_which_object(encoder: T5Encoder) -> None:
     """A linear probe reads bindings from its embeddings, on held-out combinations; words alone
     (the same probe on T5's input embeddings, a bag of words) leave it at chance."""

@@ -642,6 +642,7 @@ def test_too_few_batches_to_accumulate_still_make_a_step(cache: EmbeddingCache) 
     assert not torch.equal(loop.state.stage.unet.out.weight, before)
 
 
+@pytest.mark.slow
 def test_training_learns(cache: EmbeddingCache) -> None:
     """The validation loss of the averaged weights falls well below that of a zero output."""
     loop = Loop(cache, epochs=12, optim_lr=5e-3)
@@ -795,6 +796,7 @@ def test_checkpoint_has_optimizer_epoch_and_best_loss(cache: EmbeddingCache) -> 
         assert torch.equal(value, saved[name]), name
 
 
+@pytest.mark.slow
 def test_finished_training_can_be_given_more_epochs(tiny: Settings) -> None:
     """`restart_directory` with more `epochs` trains on, each stage from where it was."""
     old = run(tiny, epochs=1)
@@ -813,6 +815,7 @@ def test_signals_are_as_before_after_a_training(tiny: Settings) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_seed_decides_the_training(tiny: Settings) -> None:
     """One seed, one result; another seed, another."""
     ends = [final_state(run(tiny, epochs=1, seed=seed)) for seed in (1, 1, 2)]
