@@ -19,7 +19,7 @@ import dataclasses
 import difflib
 import functools
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import (
     Annotated,
@@ -104,12 +104,11 @@ def setting(
     return dataclasses.field(default=default, metadata=about)
 
 
-def per_stage(config: Any, name: str, stages: int) -> tuple[Any, ...]:
-    """The values of a ``PerStage`` setting, one per stage.
+def per_stage(values: Sequence[T], name: str, stages: int) -> tuple[T, ...]:
+    """The values of the ``PerStage`` setting called ``name``, one per stage.
 
     Raises ValueError unless there is one value, or one value per stage.
     """
-    values = getattr(config, name)
     if len(values) not in (1, stages):
         raise ValueError(
             f"`{name}` has {len(values)} values, for {stages} stages it should have 1 or {stages}"

@@ -146,11 +146,11 @@ def test_settings_are_frozen_values() -> None:
 
 def test_per_stage_values() -> None:
     """One for all, or one each; any other number is an error."""
-    assert per_stage(Whole(steps=(3,)), "steps", 3) == (3, 3, 3)
-    assert per_stage(Whole(steps=(3, 4)), "steps", 2) == (3, 4)
+    assert per_stage(Whole(steps=(3,)).steps, "steps", 3) == (3, 3, 3)
+    assert per_stage(Whole(steps=(3, 4)).steps, "steps", 2) == (3, 4)
     for steps, stages in (((3, 4), 3), ((3, 4), 4), ((3, 4), 1), ((), 2)):
         with pytest.raises(ValueError, match=f"`steps` has {len(steps)} values, for {stages} stag"):
-            per_stage(Whole(steps=steps), "steps", stages)
+            per_stage(Whole(steps=steps).steps, "steps", stages)
 
 
 # --- from text ------------------------------------------------------------------------------------

@@ -652,8 +652,9 @@ def test_training_learns(cache: EmbeddingCache) -> None:
     assert loop.state.best == min(losses)
 
 
+@pytest.mark.parametrize("how", ["an epoch ends", "a checkpoint is due", "a stop is asked for"])
 def test_loss_that_is_no_number_stops_the_training(
-    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+    how: str, tiny: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fault 7: the training ends in one clear error, the last good checkpoint stays."""
     forward, calls = Stage.forward, 0
@@ -662,15 +663,18 @@ def test_loss_that_is_no_number_stops_the_training(
         nonlocal calls
         calls += self.training
         loss = forward(self, *args)
+        if calls == 8 and how == "a stop is asked for":
+            signal.raise_signal(signal.SIGTERM)
         return loss * float("nan") if calls == 8 and self.training else loss
 
     monkeypatch.setattr(Stage, "forward", breaking)
     with pytest.raises(RunError, match="loss of stage 0 is no longer finite in epoch 2"):
-        run(tiny)
+        run(tiny, chckpt_num=1 if how == "a checkpoint is due" else 100)
     (path,) = Path(tiny["output_directory"]).iterdir()
     directory = TrainingDirectory.open(path)
     tensors, state = directory.load_checkpoint(0)
-    assert state["epoch"] == 1
+    done = (state["epoch"], state["batch"])
+    assert done == ((1, 2) if how == "a checkpoint is due" else (1, 0))
     assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
     assert "no longer finite" in directory.progress.read_text()
 

@@ -14,6 +14,7 @@ from minimagen.generation.config import GenerationConfig
 from minimagen.generation.draw import Encode
 from minimagen.imagen import Imagen, ImagenConfig
 from minimagen.run_directory import TrainingDirectory
+from minimagen.settings import per_stage
 from minimagen.text import load_text_encoder
 
 
@@ -39,18 +40,14 @@ def with_sampling(
     for name, values in given.items():
         if values is None:
             continue
-        if len(values) not in (1, number):
-            raise ValueError(
-                f"`{name}` has {len(values)} values, for {number} stages it should have 1 or "
-                f"{number}"
-            )
+        each = per_stage(values, name, number)
         if name == "sampling_steps" and max(values) > config.timesteps:
             raise ValueError(
                 f"`{name}` is {max(values)}, it should be at most the model's timesteps, "
                 f"{config.timesteps}"
             )
         key = "steps" if name == "sampling_steps" else name
-        pairs = zip(config.stages, list(values) * (number // len(values)), strict=True)
+        pairs = zip(config.stages, each, strict=True)
         try:
             stages = tuple(replace(stage, **{key: value}) for stage, value in pairs)
         except ValueError as error:

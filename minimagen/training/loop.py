@@ -126,14 +126,14 @@ def train_stage(
             with torch.no_grad():
                 get_ema_multi_avg_fn(decay)(averages, weights, state.step)
             if state.step % 20 == 0:
-                check_loss(state, index)
+                check_loss(state.sums, index, state.epoch)
             yield StepRecord(
                 state.epoch, state.step, steps, state.batch, count * processes, loss / count, lr
             )
             loss, count = torch.zeros((), device=device), 0
 
         state.sums = accelerator.reduce(state.sums)
-        check_loss(state, index)
+        check_loss(state.sums, index, state.epoch)
         train_loss = (state.sums[0] / state.sums[1]).item()
         valid_loss = validate(state.ema, data, settings, accelerator)
         best = valid_loss < state.best
@@ -173,10 +173,10 @@ def validate(
     return accelerator.reduce(total).item() / count
 
 
-def check_loss(state: TrainingState, index: int) -> None:
+def check_loss(sums: Tensor, stage: int, epoch: int) -> None:
     """Raise RunError if a loss of this epoch was not finite: nothing is saved then."""
-    if not state.sums[0].isfinite():
+    if not sums[0].isfinite():
         raise RunError(
-            f"the loss of stage {index} is no longer finite in epoch {state.epoch + 1}, "
+            f"the loss of stage {stage} is no longer finite in epoch {epoch + 1}, "
             "a smaller `optim_lr` or `precision` fp32 may help"
         )

@@ -62,9 +62,9 @@ class Plan:
         config, count = self.config, len(self.unets)
         return StageSettings(
             index,
-            per_stage(config, "epochs", count)[index],
-            per_stage(config, "batch_size", count)[index],
-            per_stage(config, "optim_lr", count)[index],
+            per_stage(config.epochs, "epochs", count)[index],
+            per_stage(config.batch_size, "batch_size", count)[index],
+            per_stage(config.optim_lr, "optim_lr", count)[index],
             config.accum_iter,
             config.warmup,
             config.clip_norm,
@@ -130,7 +130,7 @@ def resolve(**given: object) -> Plan:
     every = range(len(model.unets))
     stages = tuple(dict.fromkeys(every if config.stages is None else config.stages))
     for name in ("epochs", "batch_size", "optim_lr"):
-        per_stage(config, name, len(model.unets))
+        per_stage(getattr(config, name), name, len(model.unets))
     if wrong := [stage for stage in stages if stage >= len(model.unets)]:
         raise ValueError(
             f"`stages` is {wrong[0]}, the stages of this model are 0 to {len(model.unets) - 1}"

@@ -18,7 +18,7 @@ from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache
 from minimagen.training.batches import StageData, distinct, split
-from minimagen.training.loop import EpochRecord, train_stage
+from minimagen.training.loop import EpochRecord, check_loss, train_stage
 from minimagen.training.report import Line, Progress
 from minimagen.training.resolve import Plan
 from minimagen.training.state import TrainingState
@@ -137,6 +137,7 @@ def _save(
     precision: str,
 ) -> None:
     sums = accelerator.reduce(state.sums.clone())
+    check_loss(sums, index, state.epoch)  # never over the last good checkpoint
     if not accelerator.is_main_process:
         return
     tensors, numbers = state.save()
