@@ -859,6 +859,9 @@ def test_directory_of_an_older_version_goes_on(tiny: Settings, tmp_path: Path) -
     new = run({"restart_directory": str(old.path)}, epochs=2)
     assert [new.load_checkpoint(stage)[1]["step"] for stage in range(2)] == [10, 10]
     assert resolve(restart_directory=str(old.path)).config.precision == "fp32"
+    old.checkpoint(1).write_bytes(b"half a fi")
+    with pytest.raises(ValueError, match=r"`restart_directory`: .*unet_1_checkpoint"):
+        resolve(restart_directory=str(old.path))
 
 
 # --- a process per stage --------------------------------------------------------------------------

@@ -113,18 +113,19 @@ def resolve(**given: object) -> Plan:
     if old is not None and config.precision == "auto":  # as older versions saved it
         for index in range(len(model.unets)):
             if old.checkpoint(index).is_file():
-                precision = cast(Precision, old.checkpoint_header(index)[1]["precision"])
+                with naming(str(origin)):
+                    header = old.checkpoint_header(index)[1]
+                precision = cast(Precision, header.get("precision", precision))
     model = _architecture(config, model, sources, origin)
     with naming(origin or "parameters"), torch.device("meta"):  # which takes no memory
         Imagen(*model)  # do the parts fit each other?
-    endless = config.dataset in WORLDS
     config = replace(
         config,
         img_side_len=model.imagen.stages[-1].side,
         t5_name=model.imagen.text_encoder,
         max_num_words=model.imagen.max_tokens,
         timesteps=model.imagen.timesteps,
-        num_images=DEFAULT_LENGTH if endless and config.num_images is None else config.num_images,
+        num_images=config.num_images or (DEFAULT_LENGTH if config.dataset in WORLDS else None),
         precision=precision,
     )
     every = range(len(model.unets))
@@ -135,9 +136,8 @@ def resolve(**given: object) -> Plan:
         raise ValueError(
             f"`stages` is {wrong[0]}, the stages of this model are 0 to {len(model.unets) - 1}"
         )
-    for name in ("output_directory", "cache_directory"):
-        if getattr(config, name) is not None:
-            check_writable(getattr(config, name), name)
+    check_writable(config.output_directory, "output_directory")
+    check_writable(config.cache_directory or ".", "cache_directory")
     threads = config.threads or torch.get_num_threads()
     side_by_side = device.type == "cpu" and threads > 1 and len(stages) > 1 and not launched()
     return Plan(
