@@ -19,16 +19,16 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save_file
 from torch import Tensor
 
+from minimagen.files import atomic_write, load_tensors, save_tensors, unreadable
 from minimagen.imagen import Imagen, ImagenConfig
 from minimagen.settings import T, flag_name, from_json
 from minimagen.unet import UnetConfig
@@ -63,23 +63,6 @@ def check_writable(directory: Path | str, setting: str) -> None:
         raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} is not a directory")
     if not os.access(there, os.W_OK):
         raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} cannot be written to")
-
-
-def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` write a temporary file, then rename it to ``path``: the whole file or nothing.
-
-    Raises OSError, naming the file, if that fails; a previous file at ``path`` stays intact.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(aside)
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 class Parameters(NamedTuple):
@@ -283,7 +266,7 @@ class TrainingDirectory:
                 shapes = {name: file.get_slice(name).get_shape() for name in names}
                 return shapes, json.loads((file.metadata() or {}).get("state", "{}"))
         except (OSError, SafetensorError, ValueError) as error:
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
 
     def check_checkpoints(self, imagen: Imagen) -> list[int]:
         """The stages of a model that have a checkpoint. Only the headers of files are read.
@@ -322,31 +305,3 @@ class TrainingDirectory:
 
 def _write_text(path: Path, text: str) -> None:
     atomic_write(path, lambda aside: aside.write_text(text, encoding="utf-8"))
-
-
-def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object] | None = None
-) -> None:
-    """Write a safetensors file, the whole file or nothing; it holds ``state`` as JSON."""
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", "state": json.dumps(state or {})}
-
-    def write(aside: Path) -> None:
-        save_file(ready, aside, metadata)
-        aside.chmod(0o644)  # save_file makes a file that only its owner may read
-
-    atomic_write(path, write)
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Read what ``save_tensors`` wrote. Raises ValueError, naming the file, when it is broken."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {}).get("state", "{}"))
-        return load(path.read_bytes()), state  # no memory map: Windows cannot replace it
-    except (OSError, SafetensorError, ValueError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is not a readable safetensors file: {error}")
