@@ -23,18 +23,14 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
+from minimagen import files
 from minimagen import run_directory as directory_module
 from minimagen.data import make_dataset
+from minimagen.files import atomic_write, load_tensors, save_tensors
 from minimagen.imagen import Imagen, ImagenConfig, Stage, StageConfig, TrainingNoise
 from minimagen.presets import default_architecture
 from minimagen.randomness import DROPOUT, NOISE, ORDER, VALIDATION, generator, seed_of
-from minimagen.run_directory import (
-    TrainingDirectory,
-    atomic_write,
-    load_parameters,
-    load_tensors,
-    save_tensors,
-)
+from minimagen.run_directory import CheckpointState, TrainingDirectory, load_parameters
 from minimagen.settings import to_text
 from minimagen.text import EmbeddingCache, T5Encoder, load_text_encoder
 from minimagen.training import RunError, RunStopped, cascade, resolve, train
@@ -225,7 +221,7 @@ def test_failed_write_leaves_the_file_that_was_there(
         Path(file).write_bytes(b"half a fi")
         raise error
 
-    monkeypatch.setattr(directory_module, "save_file", half)
+    monkeypatch.setattr(files, "save_file", half)
     with pytest.raises(type(error)) as caught:
         save_tensors(path, {"a": torch.zeros(2)}, {"step": 2})
     if isinstance(error, OSError):
@@ -253,7 +249,7 @@ def test_full_disk_in_training_keeps_the_last_good_checkpoint(
     tiny: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training stops with an OSError that names the file; what was saved can be resumed."""
-    save, calls = directory_module.save_file, 0
+    save, calls = files.save_file, 0
 
     def full(tensors: Any, file: Any, metadata: Any) -> None:
         nonlocal calls
@@ -263,12 +259,12 @@ def test_full_disk_in_training_keeps_the_last_good_checkpoint(
             raise OSError(28, "No space left on device")
         save(tensors, file, metadata)
 
-    monkeypatch.setattr(directory_module, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(OSError, match=r"checkpoint\.safetensors cannot be written.*No space left"):
         run(tiny)
     (path,) = Path(tiny["output_directory"]).iterdir()
     _, state = TrainingDirectory.open(path).load_checkpoint(0)
-    assert (state["stage"], state["epoch"], state["batch"]) == (0, 1, 0)
+    assert (state.stage, state.epoch, state.batch) == (0, 1, 0)
 
 
 # --- what is decided ------------------------------------------------------------------------------
@@ -673,7 +669,7 @@ def test_loss_that_is_no_number_stops_the_training(
     (path,) = Path(tiny["output_directory"]).iterdir()
     directory = TrainingDirectory.open(path)
     tensors, state = directory.load_checkpoint(0)
-    done = (state["epoch"], state["batch"])
+    done = (state.epoch, state.batch)
     assert done == ((1, 2) if how == "a checkpoint is due" else (1, 0))
     assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
     assert "no longer finite" in directory.progress.read_text()
@@ -708,7 +704,7 @@ def final_state(directory: TrainingDirectory) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for stage in range(2):
         tensors, state = directory.load_checkpoint(stage)
-        tensors["numbers"] = torch.tensor([state[k] for k in ("epoch", "batch", "step", "best")])
+        tensors["numbers"] = torch.tensor([state.epoch, state.batch, state.step, state.best])
         found |= {f"{stage}.{name}": value for name, value in tensors.items()}
         best = load_file(directory.best(stage))
         found |= {f"best.{stage}.{name}": value for name, value in best.items()}
@@ -758,7 +754,7 @@ def test_resumed_training_equals_an_uninterrupted_one(
     before = snapshot(old)
     stage = {8: 0, 13: 1}[step]
     state = TrainingDirectory.open(old).load_checkpoint(stage)[1]
-    assert (state["epoch"], state["batch"]) == [(1, 3), (0, 3)][stage]
+    assert (state.epoch, state.batch) == [(1, 3), (0, 3)][stage]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as before the training
 
     torch.manual_seed(123)  # whatever the new process is seeded with
@@ -777,7 +773,7 @@ def test_training_killed_without_a_word_goes_on_from_its_last_checkpoint(
             run(tiny, chckpt_num=2)
     (old,) = Path(tiny["output_directory"]).iterdir()
     state = TrainingDirectory.open(old).load_checkpoint(0)[1]
-    assert (state["epoch"], state["batch"]) == (1, 4)
+    assert (state.epoch, state.batch) == (1, 4)
     assert "loss" in TrainingDirectory.open(old).progress.read_text().splitlines()[-1]
     assert_same(final_state(run({"restart_directory": str(old)})), uninterrupted)
 
@@ -791,7 +787,7 @@ def test_checkpoint_has_optimizer_epoch_and_best_loss(cache: EmbeddingCache) -> 
     tensors, numbers = loop.state.save()
     saved = {name: value.clone() for name, value in tensors.items()}
     other = Loop(cache).state
-    other.load(dict(saved), json.loads(json.dumps(numbers)))
+    other.load(dict(saved), CheckpointState(stage=0, **json.loads(json.dumps(numbers))))
     assert (other.epoch, other.batch, other.step) == (1, 2, 7)
     assert other.best == loop.state.best < float("inf")
     moments = [v for s in other.optimizer.state_dict()["state"].values() for v in s.values()]
@@ -808,7 +804,7 @@ def test_finished_training_can_be_given_more_epochs(tiny: Settings) -> None:
     assert_same(final_state(run(again)), final_state(old))
     for epochs, steps in (("1,2", [5, 10]), ("2,1", [10, 5])):
         new = run(again, epochs=epochs)
-        assert [new.load_checkpoint(stage)[1]["step"] for stage in range(2)] == steps
+        assert [new.load_checkpoint(stage)[1].step for stage in range(2)] == steps
         assert f"stage {steps.index(5)}: is finished already" in new.progress.read_text()
 
 
@@ -842,26 +838,25 @@ def test_stages_can_be_trained_one_by_one_into_one_directory(
         resolve(**tiny, stages=2)
 
 
-def test_directory_of_an_older_version_goes_on(tiny: Settings, tmp_path: Path) -> None:
-    """--PRECISION=auto and the states of random generators stood in it: it still loads."""
+def test_directory_of_an_older_version_goes_on(tiny: Settings) -> None:
+    """It has no manifest, --PRECISION=auto, and the states of random generators: it still loads."""
     old = run(tiny, epochs=1)
+    shutil.rmtree(old.path / "manifest")
     (flags,) = old.parameters.glob("training_parameters_*.txt")
     flags.write_text(flags.read_text().replace("--PRECISION=fp32", "--PRECISION=auto"))
-    for path in old.parameters.glob("words_*.txt"):
+    for path in (*old.parameters.glob("words_*.txt"), *old.parameters.glob("sources_*.json")):
         path.unlink()
     for stage in range(2):
-        tensors, numbers = old.load_checkpoint(stage)
-        tensors |= {
-            "random.0.draws": torch.get_rng_state(),
-            "random.0.torch": torch.get_rng_state(),
-        }
-        old.save_checkpoint(stage, tensors, numbers | {"device": "cpu", "precision": "fp32"})
+        tensors, numbers = load_tensors(old.checkpoint(stage))
+        states = {f"random.0.{name}": torch.get_rng_state() for name in ("draws", "torch")}
+        save_tensors(old.checkpoint(stage), tensors | states, numbers | {"device": "cpu"})
     new = run({"restart_directory": str(old.path)}, epochs=2)
-    assert [new.load_checkpoint(stage)[1]["step"] for stage in range(2)] == [10, 10]
+    assert [new.load_checkpoint(stage)[1].step for stage in range(2)] == [10, 10]
     assert resolve(restart_directory=str(old.path)).config.precision == "fp32"
-    old.checkpoint(1).write_bytes(b"half a fi")
-    with pytest.raises(ValueError, match=r"`restart_directory`: .*unet_1_checkpoint"):
-        resolve(restart_directory=str(old.path))
+    assert not old.has_manifest and new.has_manifest
+    run({"training_directory": str(old.path)}, epochs=2)
+    assert old.has_manifest and TrainingDirectory.open(old.path).load_words()
+    assert resolve(restart_directory=str(old.path)).results[1].state.step == 10
 
 
 # --- a process per stage --------------------------------------------------------------------------
@@ -970,7 +965,7 @@ def test_processes_that_end_early_leave_what_can_be_resumed(
         assert "RunStopped: stopped; go on with" in err
     (path,) = output.iterdir()
     old = TrainingDirectory.open(path)
-    assert all(old.load_checkpoint(stage)[1]["step"] >= 5 for stage in range(2))
+    assert all(old.load_checkpoint(stage)[1].step >= 5 for stage in range(2))
     saved = set(
         re.findall(r"stage (\d): stopped at step \d+; checkpoint", old.progress.read_text())
     )

@@ -60,7 +60,7 @@ def copy_lessons(folder: Path) -> Copied:
     The whole of a file is copied, or nothing. Raises ValueError if ``folder`` is not a folder, and
     OSError if it cannot be written to.
     """
-    from minimagen.run_directory import atomic_write  # only here: this imports torch
+    from minimagen.files import atomic_write  # only here: this imports torch
 
     copied = Copied([], [], [])
     for name in FOLDERS:

@@ -25,6 +25,10 @@ class CaptionedDataset(Protocol):
 
     def __getitem__(self, index: int) -> dict[str, object]: ...
 
+    def digest(self) -> str:
+        """SHA-256 of all images and captions, in hexadecimal."""
+        ...
+
 
 def words(caption: str) -> list[str]:
     """The words of a caption, in lower case: runs of letters and digits, with inner - and '."""

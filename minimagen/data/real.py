@@ -6,6 +6,7 @@ with a column ``file_name`` and a column of captions.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -62,6 +63,10 @@ class RealDataset(Dataset[dict[str, object]]):
         number = len(rows) if len(rows) * 3 * side * side <= CACHE_BYTES else 0
         self._bytes = torch.zeros(number, side, side, 3, dtype=torch.uint8)
         self._prepared = torch.zeros(number, dtype=torch.bool)
+
+    def digest(self) -> str:
+        """SHA-256 of all captions, in hexadecimal."""
+        return hashlib.sha256("\n".join(self.captions).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -12,6 +12,7 @@ sampled, can be checked against an image (``minimagen.evaluation``).
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import re
@@ -392,6 +393,10 @@ class ShapesDataset(Dataset[dict[str, object]]):
             self.scenes.append(place(description, rng, world))
         self._bytes = torch.zeros(length, 3, side, side, dtype=torch.uint8)
         self._drawn = torch.zeros(length, dtype=torch.bool)
+
+    def digest(self) -> str:
+        """SHA-256 of all captions, in hexadecimal."""
+        return hashlib.sha256("\n".join(self.captions).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -12,8 +12,9 @@ import multiprocessing
 import signal
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
@@ -23,11 +24,11 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from minimagen.data import words
-from minimagen.imagen import Imagen
-from minimagen.run_directory import TrainingDirectory
+from minimagen.run_directory import Sources, TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache, load_text_encoder
 from minimagen.training.batches import distinct
+from minimagen.training.loop import steps_per_epoch
 from minimagen.training.report import Line, Report
 from minimagen.training.resolve import Plan, launched
 from minimagen.training.run import load_dataset, run_stage
@@ -48,18 +49,20 @@ def train(
     """
     main = not launched() or PartialState(cpu=plan.device.type == "cpu").is_main_process
     dataset, train_indices, valid_indices = load_dataset(plan, 0)
-    if plan.old is not None:
-        with naming(plan.origin), torch.device("meta"):
-            begun = plan.old.check_checkpoints(Imagen(plan.imagen, plan.unets))
-            if not begun and plan.origin == "restart_directory":
-                raise ValueError(f"{plan.old.path} has no checkpoint in tmp/ to go on from")
     with Report(plan, main, quiet, say) as report, tempfile.TemporaryDirectory() as scratch:
         used = [dataset.captions[i] for i in (*train_indices, *valid_indices)]
-        embeddings = _embed(plan, used, Path(scratch), report)
-        directory = _make_directory(plan, main)
-        if main:
-            captions = [dataset.captions[i] for i in train_indices]
-            directory.save_words({word for caption in captions for word in words(caption)})
+        embeddings, fingerprint = _embed(plan, used, Path(scratch), report)
+        sources = Sources(
+            plan.config.dataset,
+            dataset.digest(),
+            plan.imagen.text_encoder,
+            fingerprint,
+            plan.processes,
+        )
+        plan = _compare(plan, sources, len(train_indices))
+        captions = [dataset.captions[i] for i in train_indices]
+        known = {word for caption in captions for word in words(caption)}
+        directory = _make_directory(plan, main, sources, known)
         report.begin(directory, len(train_indices), len(valid_indices))
         del dataset
         try:
@@ -77,8 +80,13 @@ def train(
 # --- before any stage trains ----------------------------------------------------------------------
 
 
-def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -> EmbeddingCache:
-    """The embeddings of all captions, each computed once; the result's ``path`` is their file."""
+def _embed(
+    plan: Plan, captions: Sequence[str], scratch: Path, report: Report
+) -> tuple[EmbeddingCache, str]:
+    """The embeddings of all captions, each computed once, and the encoder's fingerprint.
+
+    The ``path`` of the embeddings is their file.
+    """
     config = plan.config
     with naming("t5_name"):
         encoder = load_text_encoder(plan.imagen.text_encoder, plan.imagen.max_tokens)
@@ -93,6 +101,7 @@ def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -
             chunk = captions[start : start + 512]
             new += cache.add(chunk)
             bar.update(len(chunk))
+    fingerprint = encoder.fingerprint()
     cache.release_encoder()
     report.show(Line(f"captions: {len(captions)} distinct, {new} of them encoded now"))
     if long:
@@ -107,26 +116,71 @@ def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -
     if cache.path is None and not launched():
         cache.path = scratch / "embeddings.safetensors"
         cache.save()
-    return cache
+    return cache, fingerprint
 
 
-def _make_directory(plan: Plan, main: bool) -> TrainingDirectory:
-    """The directory to train in, with all settings; all processes of a launch get the same one."""
-    old, stages = plan.old, len(plan.unets)
-    if old is not None and plan.config.training_directory is not None:
-        if main:
-            old.save_parameters(plan.imagen, plan.unets, plan.config.to_text())
-        return old
-    path: list[Any] = [None]
-    if main:
-        directory = TrainingDirectory.create(plan.config.output_directory)
+def _compare(plan: Plan, now: Sources, images: int) -> Plan:
+    """Compare what is there now with what a training learned from until now; return the plan.
+
+    ``config.other_data`` is then whether the data have changed. images: number to train on
+
+    Raises ValueError if something has changed that may not.
+    """
+    before = None if plan.old is None else plan.old.load_sources()
+    allowed, changed = plan.config.other_data, False
+    if before is not None:
+        if now.text_fingerprint != before.text_fingerprint:
+            raise ValueError(
+                f"`t5_name` is {now.text_encoder}, but it is not the text encoder of the training, "
+                f"which was {before.text_encoder}: give the place where that one is now"
+            )
+        changed = now.data_digest != before.data_digest
+        if changed and not allowed:
+            raise ValueError(
+                f"`dataset` is {now.dataset}, but its images and captions are not those of the "
+                f"training, which were in {before.dataset}: give the place where those are now, or "
+                "go on with these by `other_data`"
+            )
+    for index, (state, path, _) in plan.results.items():
+        group, per_epoch = steps_per_epoch(images, plan.stage_settings(index))
+        due = state.epoch * per_epoch + state.batch // group
+        if state.step != due and before is None:  # without sources, this is all that can be known
+            changed = allowed
+        if state.step != due and not changed:
+            raise ValueError(
+                f"`{plan.origin}`: {path} is at step {state.step}, but with {images} images to "
+                f"train on it should be at step {due}: have the data changed?"
+            )
+    return replace(plan, config=replace(plan.config, other_data=changed))
+
+
+def _make_directory(
+    plan: Plan, main: bool, sources: Sources, known: Collection[str]
+) -> TrainingDirectory:
+    """The directory to train in, with all settings; all processes of a launch get the same one.
+
+    known: the words of the training captions
+    """
+
+    def fill(directory: TrainingDirectory) -> None:
         directory.save_parameters(plan.imagen, plan.unets, plan.config.to_text())
-        if old is not None:
-            directory.copy_results(old, stages)
-        path = [str(directory.path)]
+        directory.save_sources(sources)
+        directory.save_words(known)
+
+    def copy(directory: TrainingDirectory) -> None:
+        fill(directory)
+        directory.copy_results(plan.results)
+
+    path: list[Any] = [None]
+    if main and plan.old is not None and plan.config.training_directory is not None:
+        plan.old.prepare(plan.results)
+        fill(plan.old)
+        path = [str(plan.old.path)]
+    elif main:
+        path = [str(TrainingDirectory.create(plan.config.output_directory, copy).path)]
     if launched():
         broadcast_object_list(path)
-    return TrainingDirectory(path[0])
+    return TrainingDirectory.open(path[0])
 
 
 # --- one process per stage ------------------------------------------------------------------------
@@ -220,7 +274,7 @@ def _process(
             sender.send(message)
 
     try:
-        directory = TrainingDirectory(path)
+        directory = TrainingDirectory.open(path)
         for message in run_stage(plan, index, directory, EmbeddingCache.saved(embeddings), asked):
             send(message)
     except (ValueError, RunError, OSError) as error:

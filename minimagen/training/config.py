@@ -53,6 +53,9 @@ class TrainConfig:
         "folder of images",
         metavar="NAME",
     )
+    other_data: bool = setting(
+        False, "data", "go on with a training although its images or captions have changed"
+    )
     num_images: Annotated[int, Interval(ge=2)] | None = setting(
         None,
         "data",
@@ -77,7 +80,9 @@ class TrainConfig:
         ".cache", "data", "where to keep text embeddings for later, or none", None, True, "DIR"
     )
     epochs: PerStage[Count] = setting((8,), "training", "passes over the data", "e")
-    batch_size: PerStage[Count] = setting((32,), "training", "images per batch", "b")
+    batch_size: PerStage[Count] = setting(
+        (32,), "training", "images per batch, of each process", "b"
+    )
     optim_lr: PerStage[Positive] = setting((2e-3,), "training", "peak learning rate", "lr")
     accum_iter: Count = setting(
         1, "training", "batches per optimizer step (gradient accumulation)", "ai"
@@ -131,8 +136,10 @@ class TrainConfig:
 KEPT = tuple(
     item.name
     for item in fields(TrainConfig)
-    if item.name not in ("parameters", "restart_directory", "training_directory", "stages")
+    if item.name
+    not in ("parameters", "restart_directory", "training_directory", "stages", "other_data")
 )
+LATER: tuple[str, ...] = ()  # those that a directory of an older version may lack
 TESTING: dict[str, object] = {  # what --TESTING sets
     "dataset": "shapes-minimal",
     "num_images": 256,

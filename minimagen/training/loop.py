@@ -6,9 +6,9 @@ After each epoch the averaged weights are validated. This module writes no files
 save the state after any record.
 
 Every random number depends only on the seed and on the number of the epoch and batch. So a resumed
-training gives the same weights as one without a break. Several processes share one large batch and
-its noise, and each computes its part: two processes with batches of b see the same as one process
-with batches of 2 b.
+training gives the same weights as one without a break. Several processes share a batch and
+its noise, and each computes its part: two processes give the same losses and gradients as one, but
+for rounding.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ from minimagen.training.batches import StageData, epoch_batches
 from minimagen.training.state import TrainingState
 from minimagen.training.stop import RunError
 
+# A mean loss that no working training has: a network whose output is 0 has one below 10, with every
+# parameterisation and weighting.
+DIVERGED = 100.0
+
 
 class StageSettings(NamedTuple):
     """The settings of one stage's training; see ``TrainConfig`` for what they mean."""
 
     stage: int  # its number in the cascade
     epochs: int
-    batch_size: int  # of each process
+    batch_size: int  # of all processes together
     optim_lr: float
     accum_iter: int
     warmup: int
@@ -71,43 +75,50 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     return peak * min((step + 1) / (warmup + 1), (steps - step) / max(steps - warmup, 1), 1.0)
 
 
+def steps_per_epoch(images: int, settings: StageSettings) -> tuple[int, int]:
+    """The number of batches in an optimizer step, and of steps in an epoch of ``images`` images."""
+    batches = epoch_batches(
+        range(images), settings.batch_size, settings.accum_iter, torch.Generator()
+    )
+    group = min(settings.accum_iter, len(batches))
+    return group, len(batches) // group
+
+
 def train_stage(
     state: TrainingState, data: StageData, settings: StageSettings, accelerator: Accelerator
 ) -> Iterator[StepRecord | EpochRecord]:
     """Train to the end of the last epoch, from where ``state`` is.
 
-    Raises RunError when a loss is not finite.
+    Raises RunError when the loss is not finite or has diverged.
     """
     index, device = settings.stage, accelerator.device
     rank, processes = accelerator.process_index, accelerator.num_processes
-    size = settings.batch_size * processes
-    per_epoch = len(epoch_batches(data.train, size, settings.accum_iter, torch.Generator()))
-    accelerator.gradient_accumulation_steps = min(settings.accum_iter, per_epoch)
-    steps = settings.epochs * (per_epoch // accelerator.gradient_accumulation_steps)
+    accelerator.gradient_accumulation_steps, per_epoch = steps_per_epoch(len(data.train), settings)
+    steps = settings.epochs * per_epoch
     model, optimizer = accelerator.prepare(state.stage, state.optimizer)
     weights, averages = list(state.stage.parameters()), list(state.ema.parameters())
 
     while state.epoch < settings.epochs:
-        began, loss, count = time.perf_counter(), torch.zeros((), device=device), 0
+        began, loss, count, images_seen = time.perf_counter(), torch.zeros((), device=device), 0, 0
         state.stage.train()
         order = generator(settings.seed, ORDER, index, state.epoch)
-        batches = epoch_batches(data.train, size, settings.accum_iter, order)
+        batches = epoch_batches(data.train, settings.batch_size, settings.accum_iter, order)
         mine = [batch[rank::processes] or batch[:1] for batch in batches[state.batch :]]
         for batch in data.load(mine):
             images, text, mask = (part.to(device, non_blocking=True) for part in batch)
             here = (index, state.epoch, state.batch)
-            noise = state.stage.training_noise(
-                len(batches[state.batch]),
-                settings.text_dropout,
-                generator(settings.seed, NOISE, *here),
-            )
-            noise = TrainingNoise(*(part[rank::processes] for part in noise)).to(device)
+            whole = len(batches[state.batch])
+            random = generator(settings.seed, NOISE, *here)
+            noise = state.stage.training_noise(whole, settings.text_dropout, random)
+            noise = TrainingNoise(*(part[rank % whole :: processes] for part in noise)).to(device)
+            counts = float(rank < whole)  # else the batch has no image for this process: see mine
             if state.stage.unet.config.dropout > 0:  # which uses torch's global generator
                 torch.manual_seed(seed_of(settings.seed, DROPOUT, *here, rank))
             state.batch += 1
             with accelerator.accumulate(model):
                 losses = model(images, text, mask, noise)  # (B,)
-                accelerator.backward(losses.mean())
+                # The mean over the whole batch: gradients are averaged over the processes.
+                accelerator.backward(losses.sum() * (counts * processes / whole))
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(weights, settings.clip_norm)
                 lr = learning_rate(state.step, steps, settings.optim_lr, settings.warmup)
@@ -115,10 +126,10 @@ def train_stage(
                     group["lr"] = lr
                 optimizer.step()
                 optimizer.zero_grad()
-            total = losses.detach().sum()
+            total = losses.detach().sum() * counts
             state.sums[0] += total
-            state.sums[1] += len(losses)
-            loss, count = loss + total, count + len(losses)
+            state.sums[1] += len(losses) * counts
+            loss, count, images_seen = loss + total, count + len(losses), images_seen + whole
             if not accelerator.sync_gradients:
                 continue
             state.step += 1
@@ -128,9 +139,9 @@ def train_stage(
             if state.step % 20 == 0:
                 check_loss(state.sums, index, state.epoch)
             yield StepRecord(
-                state.epoch, state.step, steps, state.batch, count * processes, loss / count, lr
+                state.epoch, state.step, steps, state.batch, images_seen, loss / count, lr
             )
-            loss, count = torch.zeros((), device=device), 0
+            loss, count, images_seen = torch.zeros((), device=device), 0, 0
 
         state.sums = accelerator.reduce(state.sums)
         check_loss(state.sums, index, state.epoch)
@@ -156,10 +167,9 @@ def validate(
     """
     stage.eval()
     device, count = accelerator.device, len(data.valid)
+    size = max(1, settings.batch_size // accelerator.num_processes)
     places = list(range(accelerator.process_index, count, accelerator.num_processes))
-    parts = [
-        places[i : i + settings.batch_size] for i in range(0, len(places), settings.batch_size)
-    ]
+    parts = [places[i : i + size] for i in range(0, len(places), size)]
     total = torch.zeros((), device=device)
     loader = data.load([[data.valid[place] for place in part] for part in parts])
     for part, batch in zip(parts, loader, strict=True):
@@ -174,9 +184,15 @@ def validate(
 
 
 def check_loss(sums: Tensor, stage: int, epoch: int) -> None:
-    """Raise RunError if a loss of this epoch was not finite: nothing is saved then."""
-    if not sums[0].isfinite():
-        raise RunError(
-            f"the loss of stage {stage} is no longer finite in epoch {epoch + 1}, "
-            "a smaller `optim_lr` or `precision` fp32 may help"
-        )
+    """Raise RunError if the losses of this epoch show that the training has diverged.
+
+    sums: sum of the losses, and number of images. Nothing is saved then.
+    """
+    if sums[0] <= DIVERGED * sums[1]:  # NaN is not
+        return
+    finite = sums[0].isfinite()
+    what = f"has diverged, it is {sums[0] / sums[1]:.3g}" if finite else "is no longer finite"
+    raise RunError(
+        f"the loss of stage {stage} {what} in epoch {epoch + 1}, "
+        "a smaller `optim_lr`, a longer `warmup` or `precision` fp32 may help"
+    )

@@ -11,19 +11,24 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from minimagen.data import DEFAULT_LENGTH
 from minimagen.data.shapes import WORLDS
-from minimagen.devices import Precision, choose_device, choose_precision
+from minimagen.devices import choose_device, choose_precision
 from minimagen.imagen import Imagen, ImagenConfig
 from minimagen.presets import Architecture, default_architecture
-from minimagen.run_directory import TrainingDirectory, check_writable, load_parameters
+from minimagen.run_directory import (
+    Results,
+    TrainingDirectory,
+    check_writable,
+    load_parameters,
+)
 from minimagen.settings import from_text, naming, per_stage, to_text
-from minimagen.text import embedding_width
-from minimagen.training.config import KEPT, TESTING, TrainConfig
+from minimagen.text import SHORT_NAMES, embedding_width
+from minimagen.training.config import KEPT, LATER, TESTING, TrainConfig
 from minimagen.training.loop import StageSettings
 from minimagen.unet import UnetConfig
 
@@ -38,7 +43,11 @@ RESUMABLE = (  # settings that may differ when a training goes on
     "threads",
     "output_directory",
     "cache_directory",
+    "dataset",  # may have moved: its content is compared
+    "t5_name",  # the same
+    "other_data",
 )
+PATHS = ("dataset", "t5_name", "cache_directory")  # kept as absolute paths
 SOURCES = ("restart_directory", "training_directory", "parameters")  # of settings and a model
 
 
@@ -54,7 +63,9 @@ class Plan:
     stages: tuple[int, ...]  # to train now
     side_by_side: bool  # train them at the same time, each with a share of the threads
     threads: int  # of each stage's process
+    processes: int  # that share a batch: those that the training began with
     old: TrainingDirectory | None  # to go on from
+    results: Mapping[int, Results]  # of the stages that have begun there
     origin: str  # the setting that names the source of settings and model, or ""
 
     def stage_settings(self, index: int) -> StageSettings:
@@ -63,7 +74,7 @@ class Plan:
         return StageSettings(
             index,
             per_stage(config.epochs, "epochs", count)[index],
-            per_stage(config.batch_size, "batch_size", count)[index],
+            per_stage(config.batch_size, "batch_size", count)[index] * self.processes,
             per_stage(config.optim_lr, "optim_lr", count)[index],
             config.accum_iter,
             config.warmup,
@@ -83,10 +94,11 @@ def resolve(**given: object) -> Plan:
 
     Raises ValueError, naming the setting or the file, if something is wrong or does not fit.
     """
-    explicit = from_text(TrainConfig, given)
+    explicit = {name: _absolute(name, v) for name, v in from_text(TrainConfig, given).items()}
     asked = TrainConfig(**explicit)  # type: ignore[arg-type]  # pydantic checks them
     origin = next((name for name in SOURCES if getattr(asked, name) is not None), None)
     old = None
+    results: Mapping[int, Results] = {}
     saved: dict[str, Any] = {}
     model = default_architecture(asked.testing)
     if origin is not None:
@@ -96,6 +108,10 @@ def resolve(**given: object) -> Plan:
                 old = TrainingDirectory.open(directory)
                 directory = old.parameters
             model, saved = _read(directory)
+            if old is not None:
+                results = _results(old, model, saved)
+                if not results and origin == "restart_directory":
+                    raise ValueError(f"{old.path} has no checkpoint in tmp/ to go on from")
     if old is not None:
         _check_resumable(asked, explicit, saved, str(origin))
     preset = TESTING if asked.testing and old is None else {}
@@ -111,11 +127,7 @@ def resolve(**given: object) -> Plan:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     if old is not None and config.precision == "auto":  # as older versions saved it
-        for index in range(len(model.unets)):
-            if old.checkpoint(index).is_file():
-                with naming(str(origin)):
-                    header = old.checkpoint_header(index)[1]
-                precision = cast(Precision, header.get("precision", precision))
+        precision = next((found.state.precision for found in results.values()), precision)
     model = _architecture(config, model, sources, origin)
     with naming(origin or "parameters"), torch.device("meta"):  # which takes no memory
         Imagen(*model)  # do the parts fit each other?
@@ -138,6 +150,7 @@ def resolve(**given: object) -> Plan:
         )
     check_writable(config.output_directory, "output_directory")
     check_writable(config.cache_directory or ".", "cache_directory")
+    before = None if old is None else old.load_sources()
     threads = config.threads or torch.get_num_threads()
     side_by_side = device.type == "cpu" and threads > 1 and len(stages) > 1 and not launched()
     return Plan(
@@ -149,7 +162,9 @@ def resolve(**given: object) -> Plan:
         stages,
         side_by_side,
         max(1, threads // len(stages)) if side_by_side else threads,
+        _processes() if before is None else before.processes,
         old,
+        results,
         origin or "",
     )
 
@@ -157,6 +172,10 @@ def resolve(**given: object) -> Plan:
 def launched() -> bool:
     """Whether a launcher (accelerate launch, torchrun) has started this as one of its processes."""
     return "LOCAL_RANK" in os.environ
+
+
+def _processes() -> int:
+    return int(os.environ["WORLD_SIZE"]) if launched() else 1
 
 
 def _read(directory: Path) -> tuple[Architecture, dict[str, Any]]:
@@ -180,6 +199,28 @@ def _read(directory: Path) -> tuple[Architecture, dict[str, Any]]:
                 f" but its imagen_params has {value}: they should agree"
             )
     return Architecture(imagen, unets), {name: getattr(config, name) for name in values}
+
+
+def _results(
+    old: TrainingDirectory, model: Architecture, saved: Mapping[str, object]
+) -> Mapping[int, Results]:
+    """What a training can go on from; nothing of it may be missing, and none of its settings."""
+    if lost := [f"`{name}`" for name in KEPT if name not in saved and name not in LATER]:
+        raise ValueError(
+            f"training_parameters in {old.parameters} lacks {', '.join(lost)}: a training that "
+            "goes on should keep all its settings"
+        )
+    with torch.device("meta"):  # which takes no memory
+        imagen = Imagen(*model)
+    return old.check_results(imagen)
+
+
+def _absolute(name: str, value: object) -> object:
+    """The value of a setting; one of ``PATHS`` as an absolute path, unless it is another name."""
+    if name not in PATHS or not isinstance(value, str) or value in (*WORLDS, *SHORT_NAMES):
+        return value
+    is_path = name == "cache_directory" or os.path.exists(value)
+    return os.path.abspath(value) if value and is_path else value
 
 
 def _check_resumable(

@@ -5,6 +5,7 @@ It prints nothing: it yields messages for a log and a progress bar.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -18,7 +19,7 @@ from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache
 from minimagen.training.batches import StageData, distinct, split
-from minimagen.training.loop import EpochRecord, check_loss, train_stage
+from minimagen.training.loop import EpochRecord, check_loss, steps_per_epoch, train_stage
 from minimagen.training.report import Line, Progress
 from minimagen.training.resolve import Plan
 from minimagen.training.state import TrainingState
@@ -68,9 +69,13 @@ def run_stage(
         mixed_precision="no" if config.precision == "fp32" else config.precision,
     )
     state = TrainingState(_new_stage(plan, index, data), accelerator.device)
-    if directory.checkpoint(index).is_file():
-        with naming(plan.origin or "training_directory"):
-            _resume(state, index, directory, accelerator)
+    if index in plan.results:
+        _resume(state, index, directory, accelerator)
+        if config.other_data:  # its epoch begins anew
+            state.batch, state.best = 0, math.inf
+            state.step = state.epoch * steps_per_epoch(len(data.train), settings)[1]
+            state.sums.zero_()
+        yield Line(f"stage {index}: goes on after epoch {state.epoch}, step {state.step}", True)
     if state.epoch >= settings.epochs:
         yield Line(f"stage {index}: is finished already", True)
         return
@@ -120,13 +125,12 @@ def _new_stage(plan: Plan, index: int, data: StageData) -> Stage:
 def _resume(
     state: TrainingState, index: int, directory: TrainingDirectory, accelerator: Accelerator
 ) -> None:
-    tensors, numbers = directory.load_checkpoint(index)
-    state.load(tensors, numbers)
+    tensors, saved = directory.load_checkpoint(index)
+    state.load(tensors, saved)
     if not accelerator.is_main_process:
         state.sums.zero_()  # the saved sums are over all processes
-    scaler = accelerator.scaler
-    if scaler is not None and numbers.get("scaler"):
-        scaler.load_state_dict(numbers["scaler"])
+    if accelerator.scaler is not None and saved.scaler:
+        accelerator.scaler.load_state_dict(saved.scaler)
 
 
 def _save(

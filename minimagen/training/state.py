@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from minimagen.imagen import Stage
+from minimagen.run_directory import CheckpointState
 
 
 class TrainingState:
@@ -37,7 +37,7 @@ class TrainingState:
         kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.sums = torch.zeros(2, dtype=kind, device=device)
 
-    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def save(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Everything that ``load`` needs to go on from exactly here: tensors, and JSON values."""
         tensors = {f"model.{k}": v for k, v in self.stage.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
@@ -50,34 +50,29 @@ class TrainingState:
             "best": self.best if math.isfinite(self.best) else None,
         }
 
-    def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    def load(self, tensors: dict[str, Tensor], state: CheckpointState) -> None:
         """Go on from what ``save`` returned. ``tensors`` is emptied, to free the memory.
 
-        Raises ValueError if it belongs to another model.
+        It must be of this model: ``TrainingDirectory.check_results`` has compared the shapes.
         """
 
         def take(prefix: str) -> dict[str, Tensor]:
             names = [name for name in tensors if name.startswith(prefix)]
             return {name[len(prefix) :]: tensors.pop(name) for name in names}
 
-        try:
-            self.stage.load_state_dict(take("model."))
-            self.ema.load_state_dict(take("ema."))
-            weights = list(self.stage.parameters())
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, value in take("optimizer.").items():
-                number, _, kind = name.partition(".")
-                weight = weights[int(number)]
-                if value.shape == weight.shape:  # in the memory format of the weight
-                    value = torch.empty_like(weight).copy_(value)
-                moments.setdefault(int(number), {})[kind] = value
-            saved = self.optimizer.state_dict()
-            self.optimizer.load_state_dict({**saved, "state": moments})
-            self.sums.copy_(tensors.pop("sums"))
-            self.epoch, self.batch, self.step = (numbers[k] for k in ("epoch", "batch", "step"))
-            self.best = math.inf if numbers["best"] is None else numbers["best"]
-        except (KeyError, IndexError, RuntimeError) as error:
-            reason = str(error).strip().split("\n")[-1].strip()
-            raise ValueError(f"the checkpoint does not fit the model: {reason}") from None
-        finally:
-            tensors.clear()
+        self.stage.load_state_dict(take("model."))
+        self.ema.load_state_dict(take("ema."))
+        weights = list(self.stage.parameters())
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in take("optimizer.").items():
+            number, _, kind = name.partition(".")
+            weight = weights[int(number)]
+            if kind != "step":  # in the memory format of the weight
+                value = torch.empty_like(weight).copy_(value)
+            moments.setdefault(int(number), {})[kind] = value
+        saved = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**saved, "state": moments})
+        self.sums.copy_(tensors.pop("sums"))
+        self.epoch, self.batch, self.step = state.epoch, state.batch, state.step
+        self.best = math.inf if state.best is None else state.best
+        tensors.clear()
