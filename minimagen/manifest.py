@@ -116,8 +116,8 @@ class Manifest:
         os.replace(other, path)
 
     def renew(self, *paths: Path) -> None:
-        """List exactly those of these files that exist, as they are now."""
-        self._save({self._name(path): [digest_of(path)] for path in paths if path.exists()})
+        """List exactly these files, as they are now; those that do not exist are left out."""
+        self._save({self._name(path): [digest_of(path)] for path in paths if path.is_file()})
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

@@ -164,10 +164,13 @@ def test_training_leaves_the_files_of_the_contract(
             f"parameters/unet_1_params_{stamp}.json",
             f"parameters/training_parameters_{stamp}.txt",
             f"parameters/words_{stamp}.txt",
-            f"state_dicts/unet_0_state_{stamp}.safetensors",
-            f"state_dicts/unet_1_state_{stamp}.safetensors",
-            "tmp/unet_0_checkpoint.safetensors",
-            "tmp/unet_1_checkpoint.safetensors",
+            f"parameters/sources_{stamp}.json",
+            "manifest/parameters.json",
+            *(f"manifest/stage_{i}.json" for i in range(2)),
+            *(f"state_dicts/unet_{i}_state_{stamp}.safetensors" for i in range(2)),
+            *(f"state_dicts/unet_{i}_state_{stamp}.safetensors.previous" for i in range(2)),
+            *(f"tmp/unet_{i}_checkpoint.safetensors" for i in range(2)),
+            *(f"tmp/unet_{i}_checkpoint.safetensors.previous" for i in range(2)),
             "training_progress.txt",
         )
     }
@@ -374,6 +377,7 @@ def test_every_setting_survives_as_text() -> None:
         "restart_directory",
         "training_directory",
         "stages",
+        "other_data",
     }
     assert to_text((20, 6)) == "20,6" and to_text(None) == "none"
 

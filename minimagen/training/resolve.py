@@ -210,6 +210,11 @@ def _results(
             f"training_parameters in {old.parameters} lacks {', '.join(lost)}: a training that "
             "goes on should keep all its settings"
         )
+    if not old.has_manifest:
+        warnings.warn(
+            f"{old.path} has no manifest, as in older versions: damaged files are not noticed",
+            stacklevel=2,
+        )
     with torch.device("meta"):  # which takes no memory
         imagen = Imagen(*model)
     return old.check_results(imagen)
