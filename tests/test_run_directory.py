@@ -380,8 +380,8 @@ def test_hostile_directory_gets_one_line(name: str, listed: bool, old: TrainingD
 
 def test_loss_that_grows_without_end_stops_the_training(tmp_path: Path, made: Any) -> None:
     """It is finite, and was reported as finished; the line says what may help."""
-    settings = made[2] | {"output_directory": str(tmp_path), "warmup": 0, "clip_norm": 1e9}
+    settings = made[2] | {"output_directory": str(tmp_path)}
     with pytest.raises(
         RunError, match=r"stage 0 has diverged, it is \d.* in epoch \d+, a smaller `optim_lr`"
     ):
-        run(settings, optim_lr=30.0, epochs=40)
+        run(settings, optim_lr=3.0, epochs=40)
