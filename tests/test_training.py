@@ -989,17 +989,26 @@ def test_error_of_a_stage_reaches_the_parent(tiny: Settings, tmp_path: Path) -> 
     assert re.search(r"^stage 1: stopped at step \d+; checkpoint$", log, re.M)
 
 
-def launch(tmp_path: Path, settings: Settings, processes: int) -> TrainingDirectory:
-    """The same under torchrun, on this machine's processor (gloo)."""
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run"],
+    "accelerate launch": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1"],
+}
+COMMON = {"torchrun": "nproc_per_node", "accelerate launch": "num_processes"}
+PORT = {"torchrun": "master_port", "accelerate launch": "main_process_port"}
+
+
+def launch(
+    tmp_path: Path, settings: Settings, processes: int, launcher: str = "torchrun"
+) -> TrainingDirectory:
+    """The same in several processes, on this machine's processor (gloo)."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    command += ["--master_addr=127.0.0.1", f"--master_port={port}", str(script)]
+    command = [sys.executable, *LAUNCHERS[launcher], f"--{COMMON[launcher]}={processes}"]
     done = subprocess.run(
-        [*command, json.dumps(settings)],
+        [*command, f"--{PORT[launcher]}={port}", str(script), json.dumps(settings)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -1009,28 +1018,58 @@ def launch(tmp_path: Path, settings: Settings, processes: int) -> TrainingDirect
     return TrainingDirectory.open(done.stdout.splitlines()[-1])
 
 
-def losses_of(directory: TrainingDirectory) -> list[float]:
+def losses_of(directory: TrainingDirectory, count: int = 4) -> list[float]:
     """The losses that its log has, in the order of stages and epochs."""
     pattern = r"^stage (\d) epoch (\d)/\d: loss ([\d.]+), validation ([\d.]+)"
     found = re.findall(pattern, directory.progress.read_text(), re.M)
-    assert len(found) == 4
+    assert len(found) == count
     return [float(value) for row in sorted(found) for value in row[2:]]
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Settings:
+    """The tiny training without dropout, whose noise each process draws by itself."""
+    imagen, unets = tiny_model()
+    model = TrainingDirectory.create(tmp_path / "model")
+    model.save_parameters(imagen, [replace(unet, dropout=0.0) for unet in unets], {})
+    return tiny_settings(model.parameters, tmp_path / "out")
+
+
+def assert_close(found: TrainingDirectory, due: TrainingDirectory) -> None:
+    """Two trainings have had the same losses to 1e-5, and have come to close weights."""
+    assert losses_of(found) == pytest.approx(losses_of(due), rel=1e-5, abs=2e-5)  # five decimals
+    for stage in range(2):
+        mine, other = found.load_checkpoint(stage)[0], due.load_checkpoint(stage)[0]
+        torch.testing.assert_close(mine["sums"], other["sums"])
+        name = "model.unet.out.weight"
+        torch.testing.assert_close(mine[name], other[name], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_two_processes_train_as_one_with_twice_the_batch(parameters: Path, tmp_path: Path) -> None:
-    """Two processes with batches of 2 see the same losses as one with 4, to 1e-5."""
-    imagen, unets = tiny_model()
-    model = TrainingDirectory.create(tmp_path / "model")  # dropout would differ
-    model.save_parameters(imagen, [replace(unet, dropout=0.0) for unet in unets], {})
-    settings = tiny_settings(model.parameters, tmp_path / "out")
-    settings["train_valid_frac"] = 0.84
-    one = run_here(settings)
-    two = launch(tmp_path, settings | {"batch_size": 2}, 2)
-    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5, abs=2e-5)
-    first, second = final_state(one), final_state(two)
-    torch.testing.assert_close(second["best.1.out.weight"], first["best.1.out.weight"])
+@pytest.mark.parametrize(("launcher", "size"), [("torchrun", 2), ("accelerate launch", 11)])
+def test_two_processes_train_as_one_with_twice_the_batch(
+    launcher: str, size: int, alone: Settings, tmp_path: Path
+) -> None:
+    """Also when they share all 20 images of one batch that is not full."""
+    one = run_here(alone | {"batch_size": 2 * size})
+    two = launch(tmp_path, alone | {"batch_size": size}, 2, launcher)
+    assert two.load_sources() == replace(one.load_sources(), processes=2)
+    assert_close(two, one)
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_going_on_with_another_number_of_processes(alone: Settings, tmp_path: Path) -> None:
+    """From the checkpoints after an epoch, 2 to 1 and 1 to 3: the batch stays what it was."""
+    one = run_here(alone)
+    two = launch(tmp_path, alone | {"batch_size": 2}, 2)
+    for old, processes in ((two, 1), (one, 3)):
+        for stage in range(2):
+            old.checkpoint(stage).unlink()  # then the one before is taken
+        new = launch(tmp_path, {"restart_directory": str(old.path)}, processes)
+        end = losses_of(new, count=2)
+        assert end == pytest.approx([losses_of(one)[i] for i in (2, 3, 6, 7)], rel=1e-5, abs=2e-5)
 
 
 def run_here(settings: Settings) -> TrainingDirectory:
