@@ -172,6 +172,8 @@ def _make_directory(
         directory.copy_results(plan.results)
 
     path: list[Any] = [None]
+    if launched():
+        PartialState().wait_for_everyone()  # until each has read what is changed now
     if main and plan.old is not None and plan.config.training_directory is not None:
         plan.old.prepare(plan.results)
         fill(plan.old)
