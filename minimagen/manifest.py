@@ -4,7 +4,8 @@ With it a missing or damaged file is noticed, and named. A manifest has one writ
 several processes write to has a manifest for each of them, in the folder ``manifest``.
 
 A new file is listed before it gets its name. Until the next write the manifest has two entries for
-it, the new file and the one before: whenever the process dies, the file there is one of the two.
+it, the new file and the one before (or that there was none): whenever the process dies, one of the
+two is true.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class Digest(NamedTuple):
 class _Content:
     """The JSON of a manifest."""
 
-    files: dict[str, list[Digest]]  # by path within the directory, the newest first
+    files: dict[str, list[Digest | None]]  # by path within the directory, the newest first
     format: int = 1
 
 
@@ -54,15 +55,18 @@ class Manifest:
         self.root = root
         self.path = root / folder / f"{name}.json"
 
-    def files(self) -> dict[str, list[Digest]]:
-        """What is listed, by path within the directory. Raises ValueError if it is damaged."""
+    def files(self) -> dict[str, list[Digest | None]]:
+        """What is listed, by path within the directory; None: there may be no such file.
+
+        Raises ValueError if the manifest is damaged.
+        """
         if not self.path.exists():
             return {}
         return from_json(_Content, read_file(self.path), str(self.path)).files
 
     def lists(self, path: Path) -> bool:
-        """Whether a file is listed."""
-        return self._name(path) in self.files()
+        """Whether there must be such a file."""
+        return None not in self.files().get(self._name(path), [None])
 
     def write(
         self, path: Path, write: Callable[[Path], object], previous: Path | None = None
@@ -72,18 +76,23 @@ class Manifest:
         previous: where to keep the file that is at ``path`` now; None: it is replaced
         """
 
+        name, new = self._name(path), not path.exists()
+
         def enlist(part: Path) -> None:
             files = self.files()
-            name, now = self._name(path), files.get(self._name(path), [])[:1]
-            files[name] = [digest_of(part), *now]
-            if previous is not None and path.exists():
+            now = files.get(name, [None])[0]
+            files[name] = [digest_of(part), None if new else now]
+            if previous is not None and not new:
                 kept = self._name(previous)
-                files[kept] = [*now, *files.get(kept, [])[:1]]
+                files[kept] = [now, files.get(kept, [None])[0]]
             self._save(files)
-            if previous is not None and path.exists():
+            if previous is not None and not new:
                 os.replace(path, previous)
 
         atomic_write(path, write, enlist)
+        if new:  # from now on it must be there
+            files = self.files()
+            self._save(files | {name: files[name][:1]})
 
     def read(self, path: Path, most: int | None = None) -> bytes:
         """The content of a listed file, see ``read_file``.
@@ -106,7 +115,8 @@ class Manifest:
     def check(self) -> None:
         """Raise ValueError, naming the file, if a listed file is missing or damaged."""
         for name in self.files():
-            self.read(self.root / name)
+            if self.lists(self.root / name):
+                self.read(self.root / name)
 
     def restore(self, path: Path, other: Path) -> None:
         """Put a listed file in the place of another one, for instance of a damaged one."""
@@ -122,7 +132,7 @@ class Manifest:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def _save(self, files: dict[str, list[Digest]]) -> None:
+    def _save(self, files: Mapping[str, Sequence[Digest | None]]) -> None:
         self.path.parent.mkdir(exist_ok=True)
         content = {"format": 1, "files": files}  # a NamedTuple becomes a list
         text = json.dumps(content, indent=1) + "\n"

@@ -427,7 +427,7 @@ class TrainingDirectory:
             manifest.read(path)
             return path
         except ValueError as error:
-            if not manifest.lists(previous(path)):
+            if not previous(path).exists():
                 raise
             manifest.read(previous(path))
             warnings.warn(f"{error}; the one before it is taken", stacklevel=2)
