@@ -85,7 +85,7 @@ class TrainConfig:
         None, "data", "maximum number of images for validation (all)", "vn"
     )
     data_license: str | None = setting(
-        None, "data", "licence of the data, for the model card (a Hub data set's own)"
+        None, "data", "licence of the data, for the model card (a Hub data set's own)", None, True
     )
     num_workers: AtLeast0 = setting(
         0, "data", "worker processes that load images; 0 loads them in the training process", "n"
