@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from torch import Tensor
 
 import minimagen
+from minimagen.data import DEFAULT_LENGTH
 from minimagen.data.shapes import WORLDS
 from minimagen.files import atomic_write
 from minimagen.imagen import Imagen
@@ -154,7 +155,10 @@ def _command(config: TrainConfig, parameters: Parameters) -> str:
     own_model = (parameters.imagen, parameters.unets) != (model.imagen, model.unets)
     skipped = OF_THE_MACHINE + OF_THE_MODEL + ("data_license",)
     defaults = {item.name: item.default for item in fields(TrainConfig)}
-    defaults |= TESTING | {"testing": False} if config.testing else {}
+    if config.dataset in WORLDS:
+        defaults["num_images"] = DEFAULT_LENGTH
+    if config.testing:
+        defaults |= TESTING | {"testing": False}
     flags = []
     for name in (name for name in KEPT if name not in skipped):
         value = getattr(config, name)

@@ -27,7 +27,7 @@ def write_curve(directory: TrainingDirectory) -> None:
     for axis, stage in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
         _plot(axis, [row for row in rows if row.stage == stage])
         axis.set(title=f"stage {stage}", xlabel="step", ylabel="loss")
-    atomic_write(directory.curve, partial(figure.savefig, format="png", dpi=150))
+    atomic_write(directory.curve, partial(figure.savefig, format="png", dpi=100))
 
 
 def _plot(axis: Any, rows: list[Row]) -> None:
