@@ -212,6 +212,8 @@ def test_a_tracker_that_is_not_installed_is_told_first(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """One line, exit code 2, and nothing is made."""
+    assert train_main(["--TESTING", "--LOG_WITH", "tensorbord"]) == 2
+    assert "'tensorbord', it should be one of aim, comet_ml" in capsys.readouterr().err
     assert train_main(["--TESTING", "--LOG_WITH", "dvclive"]) == 2
     error = capsys.readouterr().err
     assert error == (
@@ -356,7 +358,7 @@ def test_the_card_of_other_data_names_no_folder_of_the_machine(
 ) -> None:
     """Only the last part of a path; a licence that nobody told is "not told"."""
     parameters = made.load_parameters(config.KEPT)
-    changes = {"dataset": "/home/me/pictures", "data_license": "none"}
+    changes = {"dataset": "/far/away/pictures", "data_license": "none"}
 
     def saved(known: object) -> object:
         return parameters._replace(flags=parameters.flags | changes)
@@ -364,7 +366,7 @@ def test_the_card_of_other_data_names_no_folder_of_the_machine(
     monkeypatch.setattr(made, "load_parameters", saved)
     write_card(made)
     text = made.card.read_text(encoding="utf-8")
-    assert "/home/me" not in text
+    assert "/far/away" not in text
     assert "A local data set, `pictures`. Licence of the data: not told." in text
     changes["data_license"] = "CC BY 4.0"
     write_card(made)
@@ -555,9 +557,11 @@ def test_a_push_that_fails_leaves_the_training_and_can_be_repeated(
     assert "README.md" in hub.files and "uploaded to" in capsys.readouterr().out
 
 
-def test_push_of_a_training_without_a_card(made: TrainingDirectory, hub: HubServer) -> None:
-    """It gets one; and a link is not followed out of the directory."""
-    write_card(made)
+def test_a_training_without_a_card_gets_one_when_it_is_pushed(
+    made: TrainingDirectory, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was stopped."""
+    monkeypatch.setattr("minimagen.sharing.run._measure", lambda directory, running: None)
     sharing.publish(made, "owner/name")
     assert b"owner/name" in hub.files["README.md"]
 

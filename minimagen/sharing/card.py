@@ -150,7 +150,7 @@ def _license(name: str) -> str | None:
 
 def _command(config: TrainConfig, parameters: Parameters) -> str:
     """The command that repeats the training."""
-    again = "`minimagen train --PARAMETERS parameters`, with the `parameters/` of this directory"
+    again = f"`minimagen train {flag_name('parameters')} parameters`, with those of this directory"
     model = default_architecture(config.testing)
     own_model = (parameters.imagen, parameters.unets) != (model.imagen, model.unets)
     skipped = OF_THE_MACHINE + OF_THE_MODEL + ("data_license",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Interval
 
@@ -12,17 +12,6 @@ from minimagen.data.shapes import WORLDS
 from minimagen.devices import DeviceName, Precision
 from minimagen.settings import Count, PerStage, Seed, setting, settings, to_text
 
-Tracking = Literal[  # of accelerate
-    "tensorboard",
-    "wandb",
-    "trackio",
-    "comet_ml",
-    "aim",
-    "mlflow",
-    "clearml",
-    "dvclive",
-    "swanlab",
-]
 AtLeast0 = Annotated[int, Interval(ge=0)]
 Positive = Annotated[float, Interval(gt=0)]
 
@@ -134,8 +123,8 @@ class TrainConfig:
     threads: Count | None = setting(
         None, "run", "CPU threads, shared by all stages (torch's default)"
     )
-    log_with: Tracking | None = setting(
-        None, "run", "also report to this tracker of experiments, which must be installed"
+    log_with: str | None = setting(
+        None, "run", "also report to a tracker: tensorboard, wandb, trackio, ...", metavar="NAME"
     )
     sample_every: Count | None = setting(
         None, "run", "epochs after which the same captions are drawn again, into samples.png"

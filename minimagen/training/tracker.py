@@ -15,8 +15,13 @@ PROJECT = "minimagen"  # under which a tracker of a service keeps its runs
 
 
 def check_tracker(name: str | None) -> None:
-    """Raise ValueError, naming the setting, if a tracker is not installed."""
-    if name is not None and name not in [str(found) for found in get_available_trackers()]:
+    """Raise ValueError, naming the setting, if there is no such tracker or it is not installed."""
+    if name is None:
+        return
+    if name not in LOGGER_TYPE_TO_CLASS:
+        known = ", ".join(map(str, LOGGER_TYPE_TO_CLASS))
+        raise ValueError(f"`log_with` is {name!r}, it should be one of {known}")
+    if name not in [str(found) for found in get_available_trackers()]:
         raise ValueError(f"`log_with` is {name}, but that is not installed: pip install {name}")
 
 
