@@ -315,6 +315,7 @@ def test_samples_that_fail_do_not_end_the_training(
 # --- the curve ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_minimagen_curve_draws_the_table(
     made: TrainingDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
