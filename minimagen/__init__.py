@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from minimagen.imagen import Imagen, ImagenConfig, StageConfig
     from minimagen.samplers import SAMPLERS
     from minimagen.schedules import NoiseSchedule
+    from minimagen.sharing import train
     from minimagen.text import load_text_encoder
-    from minimagen.training import resolve, train
+    from minimagen.training import resolve
     from minimagen.unet import Unet, UnetConfig
 
     __version__: str
@@ -43,7 +44,7 @@ _HOMES = {
     "load_imagen": "generation",
     "load_text_encoder": "text",
     "resolve": "training",
-    "train": "training",
+    "train": "sharing",
 }
 
 

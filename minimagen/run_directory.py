@@ -9,6 +9,10 @@
         tmp/                    unet_<i>_checkpoint.safetensors: all that is needed to resume
         manifest/               parameters.json, stage_<i>.json: size and SHA-256 of these files
         training_progress.txt   the log
+        training_log.csv        losses, learning rate and speed, in rows
+        samples.png             images of the same captions, a row every few epochs
+        curve.png, sheet.png    the losses; images of captions that it was not trained on
+        README.md               the model card
 
 The weights and the checkpoint before the present ones are kept too, as ``<name>.previous``: if a
 file is damaged, the one before it takes its place, and a line says so.
@@ -257,6 +261,31 @@ class TrainingDirectory:
     def progress(self) -> Path:
         """The log."""
         return self.path / "training_progress.txt"
+
+    @property
+    def table(self) -> Path:
+        """What was measured, see ``training.table``."""
+        return self.path / "training_log.csv"
+
+    @property
+    def samples(self) -> Path:
+        """Images of the same captions at several times of the training."""
+        return self.path / "samples.png"
+
+    @property
+    def curve(self) -> Path:
+        """The picture of the losses."""
+        return self.path / "curve.png"
+
+    @property
+    def sheet(self) -> Path:
+        """Images of captions that were not trained on."""
+        return self.path / "sheet.png"
+
+    @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.path / "README.md"
 
     def checkpoint(self, stage: int) -> Path:
         """The file of the latest checkpoint of a stage."""

@@ -370,7 +370,7 @@ def test_threads_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_package_hands_on_what_most_programs_need() -> None:
     """Every name of __all__ is there, is listed, and is the very one of its module."""
     from minimagen.generation import load_imagen
-    from minimagen.training import train
+    from minimagen.sharing import train
     from minimagen.unet import Unet
 
     for name in minimagen.__all__:

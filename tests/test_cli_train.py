@@ -62,6 +62,7 @@ def test_readme_example_does_what_it_says(capsys: pytest.CaptureFixture[str]) ->
     assert "note:" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_saved_trains_the_same_again(capsys: pytest.CaptureFixture[str]) -> None:
     """The resolved configuration of one training is a --PARAMETERS for the next."""
     assert main(["--TESTING", "-lr", "1e-3", "-b", "5", *SMALL]) == 0

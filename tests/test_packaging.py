@@ -381,7 +381,7 @@ FLOORS: tuple[set[str], ...] = (
     {"imagen"},
     {"run_directory", "presets"},
     {"training", "generation", "evaluation"},
-    {"explorer", "checks"},
+    {"explorer", "checks", "sharing"},
     {"cli"},
     {"__main__"},
 )

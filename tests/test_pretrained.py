@@ -53,7 +53,12 @@ def test_it_is_a_whole_and_small_training_directory() -> None:
     """Configuration, weights, log, card and curve, in at most 12 MB."""
     files = [path for path in SHAPES.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12e6
-    assert {path.name for path in files} >= {"README.md", "training_progress.txt", "curve.png"}
+    assert {path.name for path in files} >= {
+        "README.md",
+        "training_progress.txt",
+        "training_log.csv",
+        "curve.png",
+    }
     assert len(list((SHAPES / "state_dicts").glob("*.safetensors"))) == 2
 
 

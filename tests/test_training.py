@@ -172,6 +172,7 @@ def test_training_leaves_the_files_of_the_contract(
             *(f"tmp/unet_{i}_checkpoint.safetensors" for i in range(2)),
             *(f"tmp/unet_{i}_checkpoint.safetensors.previous" for i in range(2)),
             "training_progress.txt",
+            "training_log.csv",
         )
     }
     log = directory.progress.read_text()
@@ -378,6 +379,9 @@ def test_every_setting_survives_as_text() -> None:
         "training_directory",
         "stages",
         "other_data",
+        "log_with",
+        "sample_every",
+        "push_to",
     }
     assert to_text((20, 6)) == "20,6" and to_text(None) == "none"
 

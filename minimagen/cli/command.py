@@ -12,6 +12,8 @@ COMMANDS = {  # name: (module, what it does)
     "main": ("minimagen.cli.main", "train a small cascade, draw with it, and measure it"),
     "train": ("minimagen.cli.train", "train a cascade"),
     "draw": ("minimagen.cli.inference", "draw images of captions with a trained cascade"),
+    "curve": ("minimagen.cli.curve", "draw the losses of a training"),
+    "push": ("minimagen.cli.push", "upload a training to the Hugging Face Hub"),
     "lessons": ("minimagen.cli.lessons", "copy the lessons to a folder and open them"),
     "check": ("minimagen.checks.__main__", "show how many exercises are done"),
 }

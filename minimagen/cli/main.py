@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from minimagen.cli.common import Parser, add_flags, run_command, set_threads
 from minimagen.cli.inference import infer
 from minimagen.data import make_dataset
@@ -24,7 +22,8 @@ from minimagen.generation import (
     with_sampling,
 )
 from minimagen.settings import flag_name, from_text, to_text
-from minimagen.training import Plan, TrainConfig, resolve, train
+from minimagen.sharing import Measured, finish, follow
+from minimagen.training import Plan, TrainConfig, resolve
 
 DESCRIPTION = """\
 Train a small cascade on captioned shapes and draw captions with it: train.py and inference.py in
@@ -89,18 +88,19 @@ def train_and_draw(plan: Plan, generation: GenerationConfig, parser: Parser) -> 
     read_captions(generation.captions)
     with_sampling(plan.imagen, **{name: getattr(generation, name) for name in SAMPLING})
 
-    directory = train(plan, say=parser.say)
-    generation = replace(generation, training_directory=str(directory.path))
+    followed = follow(plan, say=parser.say)
+    generation = replace(generation, training_directory=str(followed.directory.path))
     made = infer(generation)
-    if plan.config.dataset not in WORLDS:
-        return  # only images of shapes can be measured
-    images, captions = measure(generation, plan.config.dataset)
-    sheet = contact_sheet(images[:HELD_OUT_SHOWN], captions[:HELD_OUT_SHOWN])
-    sheet.save(made.directory / "held_out_contact_sheet.png")
+    measured = None
+    if plan.config.dataset in WORLDS:  # only images of shapes can be measured
+        measured = measure(generation, plan.config.dataset)
+        shown = measured.images[:HELD_OUT_SHOWN], measured.captions[:HELD_OUT_SHOWN]
+        contact_sheet(*shown).save(made.directory / "held_out_contact_sheet.png")
+    finish(plan, followed, measured, say=parser.say)
 
 
-def measure(config: GenerationConfig, world: str) -> tuple[Tensor, list[str]]:
-    """Draw captions with held-out combinations and print their fidelity; images and captions.
+def measure(config: GenerationConfig, world: str) -> Measured:
+    """Draw captions with held-out combinations and print their fidelity.
 
     For comparison, it also prints the exact match by chance (perfect images of random scenes), of
     the same images with shuffled captions, and of the same model before training.
@@ -125,7 +125,7 @@ def measure(config: GenerationConfig, world: str) -> tuple[Tensor, list[str]]:
         f"with the captions shuffled {shuffled.exact_match:.1%}, "
         f"of the untrained model {before.exact_match:.1%}"
     )
-    return images, captions
+    return Measured(images, captions, trained, chance)
 
 
 def _peak_memory() -> str:

@@ -11,7 +11,14 @@ from minimagen.generation.captions import read_captions, unknown_words
 from minimagen.generation.config import GenerationConfig
 from minimagen.generation.draw import Encode, draw, states
 from minimagen.generation.files import Frames, animation, contact_sheet, to_image, write
-from minimagen.generation.load import Loaded, load, load_imagen, untrained, with_sampling
+from minimagen.generation.load import (
+    Loaded,
+    load,
+    load_imagen,
+    open_model,
+    untrained,
+    with_sampling,
+)
 from minimagen.generation.run import Generated, generate
 
 __all__ = [
@@ -26,6 +33,7 @@ __all__ = [
     "generate",
     "load",
     "load_imagen",
+    "open_model",
     "read_captions",
     "states",
     "to_image",

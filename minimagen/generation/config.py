@@ -18,7 +18,7 @@ class GenerationConfig:
     training_directory: str | None = setting(
         None,
         "images",
-        "training directory of the model, or the name of a shipped model such as shapes",
+        "training directory of the model, a shipped model such as shapes, or owner/name on the Hub",
         "d",
         metavar="DIR",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,14 +68,15 @@ def load_imagen(
 ) -> Imagen:
     """The cascade of a training directory with its best (EMA) weights, in eval mode on ``device``.
 
-    directory: a training directory, its path, or the name of a shipped model; for the settings of
-    sampling see ``with_sampling``
+    directory: a training directory, its path, the name of a shipped model, or ``owner/name`` of a
+    model on the Hugging Face Hub, see ``open_model``; for the settings of sampling see
+    ``with_sampling``
 
     Raises ValueError, with a one-line message, if the directory, its configuration or its weights
     are missing or broken, or if the settings do not fit.
     """
     if not isinstance(directory, TrainingDirectory):
-        directory = TrainingDirectory.open(directory)
+        directory = open_model(directory)
     parameters = directory.load_parameters()
     config = with_sampling(parameters.imagen, guidance_weight, sampler, sampling_steps, aug_level)
     imagen = Imagen(config, parameters.unets)
@@ -98,6 +100,37 @@ def untrained(imagen: Imagen, seed: int = 0) -> Imagen:
     return fresh.eval().to(next(imagen.parameters()).device)
 
 
+DRAWN_WITH = ["parameters/*", "state_dicts/*.safetensors", "manifest/*.json"]
+
+
+def open_model(name: Path | str) -> TrainingDirectory:
+    """The training directory at a path, of a shipped model, or of the Hub's model ``owner/name``.
+
+    What exists here wins. A model of the Hub is downloaded once, and again when it has changed.
+
+    Raises ValueError, with a one-line message, if there is no such model or it is broken, and
+    OSError if it cannot be written to the disk.
+    """
+    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        return TrainingDirectory.open(name)
+    from huggingface_hub import snapshot_download  # only here: takes a while
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    problem = f"there is no directory {name}"
+    try:
+        return TrainingDirectory.open(snapshot_download(str(name), allow_patterns=DRAWN_WITH))
+    except RepositoryNotFoundError:
+        raise ValueError(
+            f"{problem}, and no such model on the Hub, or it is private: run `hf auth login`"
+        ) from None
+    except LocalEntryNotFoundError:
+        raise ValueError(
+            f"{problem}, and the Hub does not answer: download it once with `hf download {name}`"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"the model {name} of the Hub: {error}") from None
+
+
 class Loaded(NamedTuple):
     """A model that is ready to draw."""
 
@@ -117,7 +150,7 @@ def load(config: GenerationConfig) -> Loaded:
     device = choose_device(config.device)
     precision = _precision(config.precision, device)
     try:
-        source = TrainingDirectory.open(config.training_directory)
+        source = open_model(config.training_directory)
     except ValueError as error:
         raise ValueError(f"`training_directory`: {error}") from None
     imagen = load_imagen(

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
@@ -29,19 +30,25 @@ from minimagen.settings import naming
 from minimagen.text import EmbeddingCache, load_text_encoder
 from minimagen.training.batches import distinct
 from minimagen.training.loop import steps_per_epoch
-from minimagen.training.report import Line, Report
+from minimagen.training.report import AfterEpoch, Line, Report, Running
 from minimagen.training.resolve import Plan, launched
 from minimagen.training.run import load_dataset, run_stage
 from minimagen.training.stop import RunError, RunStopped, StopSignal, ignored
+from minimagen.training.table import begin_table
 
 
 def train(
-    plan: Plan, quiet: bool = False, say: Callable[[str], None] | None = None
+    plan: Plan,
+    quiet: bool = False,
+    say: Callable[[str], None] | None = None,
+    after_epoch: AfterEpoch | None = None,
 ) -> TrainingDirectory:
     """Train the stages of a plan; returns the directory with the results.
 
     quiet: print no lines and show no progress bars (bars are shown on terminals only)
     say:   prints a line; None prints to stdout
+    after_epoch: called when the checkpoint of an epoch is written, in the process that writes the
+           log, while the stages go on; see ``AfterEpoch``
 
     Raises ValueError, naming the setting or file, if something does not exist or does not fit; the
     directory is not made then. Raises RunError if the training cannot go on, RunStopped after
@@ -64,6 +71,10 @@ def train(
         known = {word for caption in captions for word in words(caption)}
         directory = _make_directory(plan, main, sources, known)
         report.begin(directory, len(train_indices), len(valid_indices))
+        if after_epoch is not None:
+            shown = list(dict.fromkeys(dataset.captions[i] for i in valid_indices))
+            running = Running(plan, directory, len(train_indices), shown, embeddings)
+            report.after_epoch = partial(after_epoch, running)
         del dataset
         try:
             if launched():
@@ -166,6 +177,7 @@ def _make_directory(
         directory.save_parameters(plan.imagen, plan.unets, plan.config.to_text())
         directory.save_sources(sources)
         directory.save_words(known)
+        begin_table(directory, plan.old, plan.results)
 
     def copy(directory: TrainingDirectory) -> None:
         fill(directory)

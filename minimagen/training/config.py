@@ -73,6 +73,9 @@ class TrainConfig:
     valid_num: Count | None = setting(
         None, "data", "maximum number of images for validation (all)", "vn"
     )
+    data_license: str | None = setting(
+        None, "data", "licence of the data, for the model card (a Hub data set's own)", None, True
+    )
     num_workers: AtLeast0 = setting(
         0, "data", "worker processes that load images; 0 loads them in the training process", "n"
     )
@@ -120,6 +123,15 @@ class TrainConfig:
     threads: Count | None = setting(
         None, "run", "CPU threads, shared by all stages (torch's default)"
     )
+    log_with: str | None = setting(
+        None, "run", "also report to a tracker: tensorboard, wandb, trackio, ...", metavar="NAME"
+    )
+    sample_every: Count | None = setting(
+        None, "run", "epochs after which the same captions are drawn again, into samples.png"
+    )
+    push_to: str | None = setting(
+        None, "run", "model on the Hugging Face Hub to upload the result to", metavar="OWNER/NAME"
+    )
     output_directory: str = setting(
         ".", "run", "where to make training_<TIMESTAMP>/", metavar="DIR"
     )
@@ -132,14 +144,18 @@ class TrainConfig:
         return {name: to_text(getattr(self, name)) for name in KEPT}
 
 
-# The settings of a training; the others belong to one call of the command.
-KEPT = tuple(
-    item.name
-    for item in fields(TrainConfig)
-    if item.name
-    not in ("parameters", "restart_directory", "training_directory", "stages", "other_data")
+OF_A_CALL = (  # of the command, not of the training
+    "parameters",
+    "restart_directory",
+    "training_directory",
+    "stages",
+    "other_data",
+    "log_with",
+    "sample_every",
+    "push_to",
 )
-LATER: tuple[str, ...] = ()  # those that a directory of an older version may lack
+KEPT = tuple(item.name for item in fields(TrainConfig) if item.name not in OF_A_CALL)
+LATER: tuple[str, ...] = ("data_license",)  # those that a directory of an older version may lack
 TESTING: dict[str, object] = {  # what --TESTING sets
     "dataset": "shapes-minimal",
     "num_images": 256,

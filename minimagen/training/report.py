@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from tqdm import tqdm
 
 from minimagen.imagen import Imagen
 from minimagen.run_directory import TrainingDirectory
+from minimagen.text import EmbeddingCache
 from minimagen.training.resolve import Plan
+from minimagen.training.table import Row, add_row, read_rows
+from minimagen.training.tracker import Tracker
 
 
 class Line(NamedTuple):
@@ -30,6 +33,27 @@ class Progress(NamedTuple):
     loss: float
 
 
+class Saved(NamedTuple):
+    """The checkpoint of an epoch is written. epoch: from 1"""
+
+    stage: int
+    epoch: int
+
+
+class Running(NamedTuple):
+    """A training that runs."""
+
+    plan: Plan
+    directory: TrainingDirectory
+    images: int  # to train on
+    captions: list[str]  # of the validation images, each once
+    encode: EmbeddingCache  # of these captions too
+
+
+# Called with the stage and the epoch, from 1; returns a line for the log, or None.
+AfterEpoch: TypeAlias = Callable[[Running, int, int], str | None]
+
+
 class Report:
     """Shows messages; a context manager, which closes the bars at its end.
 
@@ -44,6 +68,9 @@ class Report:
         self.plan, self.main, self.quiet = plan, main, quiet or not main
         self.say = say or (lambda text: tqdm.write(text, file=sys.stdout))
         self.directory: TrainingDirectory | None = None
+        self.after_epoch: Callable[[int, int], str | None] | None = None
+        self._tracker: Tracker | None = None
+        self._seconds: dict[int, float] = {}  # for which each stage was trained before
         self._early: list[str] = []  # lines from before the directory was made
         self._bars: dict[int, Any] = {}
 
@@ -53,14 +80,16 @@ class Report:
     def __exit__(self, *error: object) -> None:
         for bar in self._bars.values():
             bar.close()
+        if self._tracker is not None:
+            self._tracker.finish()
 
     def bar(self, name: str, total: int, unit: str) -> Any:
         """A progress bar, on terminals only."""
         hidden = True if self.quiet else None
         return tqdm(total=total, desc=name, unit=unit, smoothing=0.05, disable=hidden)
 
-    def show(self, message: Line | Progress) -> None:
-        """Write a line, or move a bar."""
+    def show(self, message: Line | Progress | Row | Saved) -> None:
+        """Write a line or a row, move a bar, or call ``after_epoch``."""
         if isinstance(message, Progress):
             if message.stage not in self._bars:
                 self._bars[message.stage] = self.bar(f"stage {message.stage}", message.total, "img")
@@ -69,6 +98,13 @@ class Report:
             bar.set_postfix_str(f"loss {message.loss:.4f}", refresh=False)
             bar.update(message.images - bar.n)
             return
+        if isinstance(message, Row):
+            self._add(message)
+            return
+        if isinstance(message, Saved):
+            if self.main and self.after_epoch is not None and (text := self.after_epoch(*message)):
+                self.show(Line(text))
+            return
         if self.directory is None:
             self._early.append(message.text)
         elif self.main:
@@ -76,10 +112,22 @@ class Report:
         if message.show and not self.quiet:
             self.say(message.text)
 
+    def _add(self, row: Row) -> None:
+        if self.main and self.directory is not None:
+            row = row._replace(seconds=row.seconds + self._seconds.get(row.stage, 0.0))
+            add_row(self.directory.table, row)
+            if self._tracker is not None:
+                self._tracker.add(row)
+
     def begin(self, directory: TrainingDirectory, train: int, valid: int) -> None:
         """Report what will be trained."""
         plan, early, self._early = self.plan, self._early, []
         self.directory = directory
+        if self.main:
+            self._seconds = {row.stage: row.seconds for row in read_rows(directory.table)}
+            if plan.config.log_with is not None:
+                texts, cpu = plan.config.to_text(), plan.device.type == "cpu"
+                self._tracker = Tracker(plan.config.log_with, directory, texts, cpu)
         self.show(Line(f"training directory: {directory.path}", True))
         if plan.old is not None and plan.old.path != directory.path:
             self.show(Line(f"goes on from: {plan.old.path}", True))

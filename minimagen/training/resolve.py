@@ -30,6 +30,7 @@ from minimagen.settings import from_text, naming, per_stage, to_text
 from minimagen.text import SHORT_NAMES, embedding_width
 from minimagen.training.config import KEPT, LATER, TESTING, TrainConfig
 from minimagen.training.loop import StageSettings
+from minimagen.training.tracker import check_tracker
 from minimagen.unet import UnetConfig
 
 RESUMABLE = (  # settings that may differ when a training goes on
@@ -46,6 +47,10 @@ RESUMABLE = (  # settings that may differ when a training goes on
     "dataset",  # may have moved: its content is compared
     "t5_name",  # the same
     "other_data",
+    "data_license",
+    "log_with",
+    "sample_every",
+    "push_to",
 )
 PATHS = ("dataset", "t5_name", "cache_directory")  # kept as absolute paths
 SOURCES = ("restart_directory", "training_directory", "parameters")  # of settings and a model
@@ -148,6 +153,7 @@ def resolve(**given: object) -> Plan:
         raise ValueError(
             f"`stages` is {wrong[0]}, the stages of this model are 0 to {len(model.unets) - 1}"
         )
+    check_tracker(config.log_with)
     check_writable(config.output_directory, "output_directory")
     check_writable(config.cache_directory or ".", "cache_directory")
     before = None if old is None else old.load_sources()

@@ -20,9 +20,10 @@ from minimagen.settings import naming
 from minimagen.text import EmbeddingCache
 from minimagen.training.batches import StageData, distinct, split
 from minimagen.training.loop import EpochRecord, check_loss, steps_per_epoch, train_stage
-from minimagen.training.report import Line, Progress
+from minimagen.training.report import Line, Progress, Saved
 from minimagen.training.resolve import Plan
 from minimagen.training.state import TrainingState
+from minimagen.training.table import Meter, Row
 
 WHITENING_CAPTIONS = 2000  # from which the mean and covariance of the text are computed
 
@@ -53,7 +54,7 @@ def run_stage(
     directory: TrainingDirectory,
     embeddings: EmbeddingCache,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Line | Progress]:
+) -> Iterator[Line | Progress | Row | Saved]:
     """Train one stage, from its checkpoint in ``directory`` if it has one, and save the results.
 
     embeddings: of all captions
@@ -80,9 +81,12 @@ def run_stage(
         yield Line(f"stage {index}: is finished already", True)
         return
 
+    meter = Meter(index, settings.epochs, state.step)
     saved, losses, images, began = (state.epoch, state.batch), [], 0, time.perf_counter()
     for record in train_stage(state, data, settings, accelerator):
         text, epoch_ended = "", isinstance(record, EpochRecord)
+        if row := meter.add(record):
+            yield row  # before the checkpoint: a training that goes on lacks none
         if isinstance(record, EpochRecord):
             if record.best and accelerator.is_main_process:
                 directory.save_best(index, state.ema.unet.state_dict())
@@ -106,6 +110,8 @@ def run_stage(
         if text:
             epoch = f"epoch {record.epoch + 1}/{settings.epochs}"
             yield Line(f"stage {index} {epoch}: {text}; checkpoint", show=epoch_ended)
+        if epoch_ended:
+            yield Saved(index, state.epoch)
         if stopped:
             yield Line(f"stage {index}: stopped at step {state.step}; checkpoint")
             return
