@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval
+from annotated_types import Interval, Le
 from torch import Tensor, nn
 
 from minimagen.augmentation import augment, level_weight, random_levels
@@ -28,12 +28,12 @@ from minimagen.diffusion import (
 from minimagen.guidance import guide, weight_at
 from minimagen.samplers import SAMPLERS, NoiseSource, SamplerName
 from minimagen.schedules import NoiseSchedule, expand
-from minimagen.settings import Count, Share, settings
+from minimagen.settings import Share, Side, Times, Tokens, settings
 from minimagen.thresholding import Threshold, threshold
 from minimagen.unet import Unet, UnetConfig
 
 Percentile = Annotated[float, Interval(gt=0, le=1)]
-Power = Annotated[float, Interval(ge=0)]
+Power = Annotated[float, Interval(ge=0), Le(1000)]
 Weight = Annotated[float, Interval(ge=-1_000_000, le=1_000_000)]  # of guidance
 
 
@@ -44,7 +44,7 @@ class StageConfig:
     Raises ValueError, naming the setting.
     """
 
-    side: Count = 64  # side of its images, in pixels
+    side: Side = 64  # side of its images, in pixels
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)  # of noise over time
     parameterization: Parameterization = "x"  # what the U-Net predicts
     weighting: Weighting = "uniform"  # of the loss over time
@@ -53,7 +53,7 @@ class StageConfig:
     threshold: Threshold = "dynamic"  # how x_hat is kept in range
     percentile: Percentile = 0.95  # of |x_hat|, which dynamic thresholding scales to 1
     sampler: SamplerName = "ddim"  # one of samplers.SAMPLERS
-    steps: Count = 20  # of the sampler, at most the cascade's timesteps
+    steps: Times = 20  # of the sampler, at most the cascade's timesteps
     eta: Share = 0.0  # noise that the DDIM sampler renews
     aug_level: Share = 0.1  # noise conditioning augmentation level in sampling
     aug_power: Power = 2.0  # weight of low levels in training, see augmentation.level_weight
@@ -74,9 +74,9 @@ class ImagenConfig:
     """
 
     stages: tuple[StageConfig, ...]  # from the base to the last super-resolution
-    timesteps: Count = 1000  # grid of times from which samplers choose their steps
+    timesteps: Times = 1000  # grid of times from which samplers choose their steps
     text_encoder: str = "t5_tiny"  # see text.load_text_encoder
-    max_tokens: Annotated[int, Interval(ge=2)] = 64  # maximum number of tokens per caption
+    max_tokens: Tokens = 64  # maximum number of tokens per caption
     text_dropout: Share = 0.1  # share of captions hidden in training, for guidance
 
     def __post_init__(self) -> None:

@@ -33,9 +33,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-from annotated_types import Interval
 from torch import Tensor
 
 from minimagen.devices import Precision
@@ -49,7 +48,7 @@ from minimagen.files import (
 )
 from minimagen.imagen import Imagen, ImagenConfig, Stage
 from minimagen.manifest import Manifest
-from minimagen.settings import Count, T, flag_name, from_json, settings
+from minimagen.settings import AtLeast0, Count, T, flag_name, from_json, settings
 from minimagen.unet import UnetConfig
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # shipped models, each a training directory
@@ -58,11 +57,6 @@ PRETRAINED = Path(__file__).parent / "pretrained"  # shipped models, each a trai
 def timestamped(output: Path | str, prefix: str) -> Path:
     """The path ``output/prefix_<YYYYMMDD_HHMMSS>``, as an absolute path."""
     return Path(output).absolute() / f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
-
-
-def timestamped_directory(output: Path | str, prefix: str) -> Path:
-    """Make the directory ``timestamped(output, prefix)``, see ``new_directory``."""
-    return new_directory(timestamped(output, prefix), lambda part, name: None)
 
 
 def check_writable(directory: Path | str, setting: str) -> None:
@@ -142,9 +136,6 @@ def _read_flags(path: Path, known: Collection[str]) -> dict[str, str]:
             raise ValueError(f"{path}, line {number}: {name} is not a flag of the training")
         flags[setting] = value
     return flags
-
-
-AtLeast0 = Annotated[int, Interval(ge=0)]
 
 
 @settings

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval, MultipleOf
+from annotated_types import Interval, Le, MultipleOf
 from torch import Tensor, nn
 
 from minimagen.layers import (
@@ -26,10 +26,14 @@ from minimagen.layers import (
     Upsample,
     position_features,
 )
-from minimagen.settings import Count, settings
+from minimagen.settings import settings
 
-Channels = Annotated[int, Interval(ge=16), MultipleOf(16)]
-Even = Annotated[int, Interval(ge=2), MultipleOf(2)]
+# Limits are several times what the largest U-Net of the Imagen paper has.
+Channels = Annotated[int, Interval(ge=16), Le(16_384), MultipleOf(16)]
+Even = Annotated[int, Interval(ge=2), Le(16_384), MultipleOf(2)]
+Width = Annotated[int, Interval(ge=1), Le(16_384)]
+Few = Annotated[int, Interval(ge=1), Le(128)]
+LEVELS = 16  # maximum number of resolution levels
 
 
 @settings
@@ -40,23 +44,27 @@ class UnetConfig:
     """
 
     channels: tuple[Channels, ...] = (32, 64)  # of the feature maps
-    blocks: tuple[Count, ...] = (1, 1)  # residual blocks on the way down; the same number up
+    blocks: tuple[Few, ...] = (1, 1)  # residual blocks on the way down; the same number up
     self_attention: tuple[bool, ...] = (False, True)  # pixels attend to pixels
     text_attention: tuple[bool, ...] = (False, True)  # pixels attend to the caption's tokens
-    heads: Count = 4  # of every attention
-    head_dim: Count = 32  # channels of one head
-    text_dim: Count = 64  # width of the encoder's text embeddings
-    pool_queries: Count = 16  # learned queries that pool the text into one vector
+    heads: Few = 4  # of every attention
+    head_dim: Width = 32  # channels of one head
+    text_dim: Width = 64  # width of the encoder's text embeddings
+    pool_queries: Width = 16  # learned queries that pool the text into one vector
     cond_dim: Even = 128  # width of the condition of every block: time + pooled text
     position_dim: Even = 32  # position features at each resolution level
     lowres: bool = False  # super-resolution: conditioned on a low-resolution image
     efficient: bool = False  # downsample before the first level too; scale skips by 1/sqrt(2)
-    patch: Count = 1  # side of the square of pixels that is treated as one pixel
+    patch: Few = 1  # side of the square of pixels that is treated as one pixel
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # share of features dropped in training
 
     def __post_init__(self) -> None:
         if not self.channels:
             raise ValueError("`channels` is empty, it should have one entry per level")
+        if len(self.channels) > LEVELS:
+            raise ValueError(
+                f"`channels` has {len(self.channels)} entries, it should have at most {LEVELS}"
+            )
         for name in ("blocks", "self_attention", "text_attention"):
             entries = len(getattr(self, name))
             if entries != len(self.channels):

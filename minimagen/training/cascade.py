@@ -9,8 +9,10 @@ order does not matter.
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -25,6 +27,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from minimagen.data import words
+from minimagen.devices import out_of_memory
 from minimagen.run_directory import Sources, TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache, load_text_encoder
@@ -33,8 +36,12 @@ from minimagen.training.loop import steps_per_epoch
 from minimagen.training.report import AfterEpoch, Line, Report, Running
 from minimagen.training.resolve import Plan, launched
 from minimagen.training.run import load_dataset, run_stage
+<<<<<<< HEAD
 from minimagen.training.stop import RunError, RunStopped, StopSignal, ignored
 from minimagen.training.table import begin_table
+=======
+from minimagen.training.stop import RunError, RunStopped, StopSignal, kept_from_children
+>>>>>>> e-cli
 
 
 def train(
@@ -81,9 +88,12 @@ def train(
                 _train_here(plan, directory, embeddings, report)
             else:
                 _train_in_processes(plan, directory, embeddings, report)
-        except (RunError, RunStopped) as error:
-            report.show(Line(str(error)))
-            raise
+        except Exception as error:
+            if out_of_memory(error):
+                error = RunError(f"too little memory{_less_memory(directory)}")
+            if isinstance(error, RunError | RunStopped):
+                report.show(Line(str(error)))
+            raise error from None
         report.show(Line(f"finished; the results are in {directory.path}", True))
     return directory
 
@@ -241,7 +251,7 @@ def _train_group(
                 receiver, sender = context.Pipe(duplex=False)
                 arguments = (sender, stop, plan, index, directory.path, path)
                 process = context.Process(target=_process, args=arguments, name=f"stage {index}")
-                with ignored(signal.SIGINT):  # the process inherits that: Ctrl-C is the parent's
+                with kept_from_children(signal.SIGINT):  # Ctrl-C is for this process
                     process.start()
                 sender.close()  # the process has its own; when it ends, the receiver sees the end
                 runs[receiver] = index, process
@@ -253,8 +263,12 @@ def _train_group(
                     except EOFError:
                         del runs[connection]
                         process.join()
-                        died = f"the process of stage {index} died, exit code {process.exitcode}"
-                        error = error or (RunError(died) if process.exitcode else None)
+                        code = process.exitcode
+                        if code and code != -asked.number:  # a signal may be for all processes
+                            died = f"the process of stage {index} died, exit code {code}"
+                            if code == -9:  # SIGKILL
+                                died += f", perhaps of too little memory{_less_memory(directory)}"
+                            error = error or RunError(died)
                         continue
                     if isinstance(message, Exception):
                         error = error or message
@@ -275,7 +289,7 @@ def _process(
     sender: Connection, stop: Any, plan: Plan, index: int, path: Path, embeddings: Path
 ) -> None:
     """The work of a process: train a stage, and send its messages."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited, on Windows
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which it gets on Windows
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     torch.set_num_threads(plan.threads)
     parent = multiprocessing.parent_process()
@@ -291,8 +305,25 @@ def _process(
         directory = TrainingDirectory.open(path)
         for message in run_stage(plan, index, directory, EmbeddingCache.saved(embeddings), asked):
             send(message)
-    except (ValueError, RunError, OSError) as error:
-        send(error)
+    except Exception as error:
+        send(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that can be sent to another process, with its traceback as a note."""
+    error.add_note(traceback.format_exc())
+    try:
+        return cast(Exception, pickle.loads(pickle.dumps(error)))
+    except Exception:  # many classes cannot be pickled
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _less_memory(directory: TrainingDirectory) -> str:
+    """How to go on after memory ran out."""
+    advice = ": start again with half the `batch_size` and twice the `accum_iter`"
+    if any(directory.tmp.glob("*.safetensors")):
+        advice += f", or free memory and go on with `restart_directory` {directory.path}"
+    return advice
 
 
 def _stopped(directory: TrainingDirectory, number: int) -> RunStopped:

@@ -5,15 +5,28 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated
 
-from annotated_types import Interval
+from annotated_types import Interval, Le
 
 from minimagen.data import DEFAULT_LENGTH
 from minimagen.data.shapes import WORLDS
 from minimagen.devices import DeviceName, Precision
-from minimagen.settings import Count, PerStage, Seed, setting, settings, to_text
+from minimagen.settings import (
+    AtLeast0,
+    Count,
+    Images,
+    PerStage,
+    Seed,
+    Side,
+    Threads,
+    Times,
+    Tokens,
+    setting,
+    settings,
+    to_text,
+)
 
-AtLeast0 = Annotated[int, Interval(ge=0)]
 Positive = Annotated[float, Interval(gt=0)]
+Length = Annotated[int, Interval(ge=2), Le(100_000_000)]  # of a data set
 
 
 @settings
@@ -30,7 +43,7 @@ class TrainConfig:
         "p",
         metavar="DIR",
     )
-    img_side_len: Count | None = setting(
+    img_side_len: Side | None = setting(
         None, "model", "side of the finished images, in pixels (the model's)", "s"
     )
     t5_name: str | None = setting(
@@ -40,10 +53,10 @@ class TrainConfig:
         "t5",
         metavar="NAME",
     )
-    max_num_words: Annotated[int, Interval(ge=2)] | None = setting(
+    max_num_words: Tokens | None = setting(
         None, "model", "maximum caption length, in tokens (64)", "mw"
     )
-    timesteps: Count | None = setting(
+    timesteps: Times | None = setting(
         None, "model", "number of times from which samplers choose their steps (1000)", "t"
     )
     dataset: str = setting(
@@ -56,7 +69,7 @@ class TrainConfig:
     other_data: bool = setting(
         False, "data", "go on with a training although its images or captions have changed"
     )
-    num_images: Annotated[int, Interval(ge=2)] | None = setting(
+    num_images: Length | None = setting(
         None,
         "data",
         f"scenes of a shapes world ({DEFAULT_LENGTH}), or maximum number of other images (all)",
@@ -73,21 +86,27 @@ class TrainConfig:
     valid_num: Count | None = setting(
         None, "data", "maximum number of images for validation (all)", "vn"
     )
+<<<<<<< HEAD
     data_license: str | None = setting(
         None, "data", "licence of the data, for the model card (a Hub data set's own)", None, True
     )
     num_workers: AtLeast0 = setting(
+=======
+    num_workers: Annotated[int, Interval(ge=0), Le(128)] = setting(
+>>>>>>> e-cli
         0, "data", "worker processes that load images; 0 loads them in the training process", "n"
     )
     cache_directory: str | None = setting(
         ".cache", "data", "where to keep text embeddings for later, or none", None, True, "DIR"
     )
     epochs: PerStage[Count] = setting((8,), "training", "passes over the data", "e")
-    batch_size: PerStage[Count] = setting(
+    batch_size: PerStage[Images] = setting(
         (32,), "training", "images per batch, of each process", "b"
     )
-    optim_lr: PerStage[Positive] = setting((2e-3,), "training", "peak learning rate", "lr")
-    accum_iter: Count = setting(
+    optim_lr: PerStage[Annotated[float, Interval(gt=0), Le(10)]] = setting(
+        (2e-3,), "training", "peak learning rate", "lr"
+    )
+    accum_iter: Images = setting(
         1, "training", "batches per optimizer step (gradient accumulation)", "ai"
     )
     warmup: AtLeast0 = setting(
@@ -120,7 +139,7 @@ class TrainConfig:
     precision: Precision = setting(
         "auto", "run", "auto is bf16 where the hardware supports it, else fp32"
     )
-    threads: Count | None = setting(
+    threads: Threads | None = setting(
         None, "run", "CPU threads, shared by all stages (torch's default)"
     )
     log_with: str | None = setting(
