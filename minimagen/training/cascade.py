@@ -36,12 +36,8 @@ from minimagen.training.loop import steps_per_epoch
 from minimagen.training.report import AfterEpoch, Line, Report, Running
 from minimagen.training.resolve import Plan, launched
 from minimagen.training.run import load_dataset, run_stage
-<<<<<<< HEAD
-from minimagen.training.stop import RunError, RunStopped, StopSignal, ignored
-from minimagen.training.table import begin_table
-=======
 from minimagen.training.stop import RunError, RunStopped, StopSignal, kept_from_children
->>>>>>> e-cli
+from minimagen.training.table import begin_table
 
 
 def train(

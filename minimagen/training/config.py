@@ -86,14 +86,10 @@ class TrainConfig:
     valid_num: Count | None = setting(
         None, "data", "maximum number of images for validation (all)", "vn"
     )
-<<<<<<< HEAD
     data_license: str | None = setting(
         None, "data", "licence of the data, for the model card (a Hub data set's own)", None, True
     )
-    num_workers: AtLeast0 = setting(
-=======
     num_workers: Annotated[int, Interval(ge=0), Le(128)] = setting(
->>>>>>> e-cli
         0, "data", "worker processes that load images; 0 loads them in the training process", "n"
     )
     cache_directory: str | None = setting(
