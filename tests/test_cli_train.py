@@ -246,10 +246,10 @@ def shrink(directory: TrainingDirectory) -> None:
 @pytest.mark.parametrize(
     ("flags", "change", "said"),
     [
-        ("", truncate, "unet_1_checkpoint.safetensors is not a readable safetensors file"),
-        ("", forget, "has no checkpoint in tmp/"),
-        ("", swap, "unet_1_checkpoint.safetensors is of stage 0, not 1"),
-        ("", shrink, "unet_1_checkpoint.safetensors does not fit the model of parameters/"),
+        ("", truncate, "unet_1_checkpoint.safetensors is damaged: its SHA-256 is not"),
+        ("", forget, "unet_0_checkpoint.safetensors is missing"),
+        ("", swap, "unet_1_checkpoint.safetensors is damaged: its SHA-256 is not"),
+        ("", shrink, ".json is damaged: its SHA-256 is not the one in"),
         ("-b 2", None, "--BATCH_SIZE is 2, but the training of --RESTART_DIRECTORY has 16"),
         ("-p parameters", None, "--PARAMETERS is parameters, but the training of"),
     ],
@@ -291,7 +291,7 @@ def test_full_disk_is_one_line_and_exit_code_1(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(directory_module, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     assert main(["--TESTING", "--CACHE_DIRECTORY", "none", *SMALL]) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "No space left on device" in err
