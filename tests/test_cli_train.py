@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minimagen import run_directory as directory_module
+from minimagen import files
 from minimagen.cli.train import main
 from minimagen.presets import default_architecture
 from minimagen.run_directory import TrainingDirectory, load_parameters
@@ -162,7 +162,7 @@ WRONG_FLAGS = [
     ("--PARAMETERS nowhere", "--PARAMETERS: nowhere is not a directory"),
     ("--RESTART_DIRECTORY nowhere", "--RESTART_DIRECTORY: nowhere"),
     ("--OUTPUT_DIRECTORY a_file", "--OUTPUT_DIRECTORY is 'a_file', but"),
-    ("--CACHE_DIRECTORY a_file/within", "--CACHE_DIRECTORY is 'a_file/within', but"),
+    ("--CACHE_DIRECTORY a_file/within", "a_file is not a directory"),
     ("--BATCHSIZE 2", "--BATCHSIZE"),
     ("--BATCH 2", "--BATCH"),  # no abbreviations
 ]
