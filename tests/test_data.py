@@ -13,7 +13,8 @@ from huggingface_hub.utils.logging import get_logger
 from PIL import Image
 
 from minimagen.data import make_dataset
-from minimagen.data.real import RealDataset, crop_square
+from minimagen.data.pictures import crop_square
+from minimagen.data.real import RealDataset
 from minimagen.data.shapes import MINIMAL, ShapesDataset, parse_caption
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

@@ -38,7 +38,7 @@ from minimagen.run_directory import (
 from minimagen.settings import to_text
 from minimagen.text import EmbeddingCache, T5Encoder, load_text_encoder
 from minimagen.training import RunError, RunStopped, cascade, resolve, train
-from minimagen.training.batches import StageData, distinct, epoch_batches, split
+from minimagen.training.batches import StageData, collate, distinct, epoch_batches, split
 from minimagen.training.config import KEPT, TESTING, TrainConfig
 from minimagen.training.loop import (
     EpochRecord,
@@ -416,16 +416,16 @@ def test_precision_is_decided_by_a_rule(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_split_gives_both_parts_some() -> None:
     """By the seed alone; an empty part is an error that names the setting."""
-    train_part, valid_part = split(20, 0.8, 3, seed=0)
+    train_part, valid_part = split(range(20), 0.8, 3, seed=0)
     assert len(train_part) == 16 and len(valid_part) == 3
-    assert not set(train_part) & set(valid_part) and split(20, 0.8, 3, 0) == (
+    assert not set(train_part) & set(valid_part) and split(range(20), 0.8, 3, 0) == (
         train_part,
         valid_part,
     )
     with pytest.raises(
         ValueError, match=r"`train_valid_frac` is 0.99, of 20 images that leaves 20"
     ):
-        split(20, 0.99, None, 0)
+        split(range(20), 0.99, None, 0)
 
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -495,7 +495,7 @@ def test_validation_is_an_exact_mean_on_fixed_noise(cache: EmbeddingCache) -> No
     assert torch.equal(before, torch.get_rng_state())
     losses = []
     for place, index in enumerate(loop.data.valid):
-        image, text, mask = loop.data.collate([loop.data.dataset[index]])
+        image, text, mask = collate([loop.data.dataset[index]], cache)
         noise = loop.state.ema.training_noise(1, 0.0, generator(0, VALIDATION, 0, place))
         noise = noise._replace(t=torch.tensor([(place + 0.5) / 4]))
         with torch.no_grad():
@@ -581,7 +581,7 @@ def test_accumulated_gradients_are_those_of_all_batches(
     for number, indices in enumerate(batches[:2]):
         torch.manual_seed(0)
         stage.train()
-        images, text, mask = other.data.collate([other.data.dataset[i] for i in indices])
+        images, text, mask = collate([other.data.dataset[i] for i in indices], cache)
         noise = stage.training_noise(4, 0.1, generator(0, NOISE, 0, 0, number))
         torch.manual_seed(seed_of(0, DROPOUT, 0, 0, number, 0))  # for dropout
         (stage(images, text, mask, noise).mean() / 2).backward()

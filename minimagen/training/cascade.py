@@ -27,7 +27,7 @@ from minimagen.imagen import Imagen
 from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache, load_text_encoder
-from minimagen.training.batches import distinct
+from minimagen.training.batches import Data, distinct
 from minimagen.training.report import Line, Report
 from minimagen.training.resolve import Plan, launched
 from minimagen.training.run import load_dataset, run_stage
@@ -47,26 +47,32 @@ def train(
     Ctrl-C or SIGTERM, and OSError if a file cannot be written; the last good checkpoints stay then.
     """
     main = not launched() or PartialState(cpu=plan.device.type == "cpu").is_main_process
-    dataset, train_indices, valid_indices = load_dataset(plan, 0)
     if plan.old is not None:
         with naming(plan.origin), torch.device("meta"):
             begun = plan.old.check_checkpoints(Imagen(plan.imagen, plan.unets))
             if not begun and plan.origin == "restart_directory":
                 raise ValueError(f"{plan.old.path} has no checkpoint in tmp/ to go on from")
     with Report(plan, main, quiet, say) as report, tempfile.TemporaryDirectory() as scratch:
-        used = [dataset.captions[i] for i in (*train_indices, *valid_indices)]
+        with report.bar("pictures", None, "picture") as bar:
+
+            def looked(done: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            data = load_dataset(plan, Path(scratch), looked)
+        captions = data.dataset.captions
+        used = [captions[i] for i in (*data.train, *data.valid)]
+        report.checked(data.dataset)
         embeddings = _embed(plan, used, Path(scratch), report)
         directory = _make_directory(plan, main)
         if main:
-            captions = [dataset.captions[i] for i in train_indices]
-            directory.save_words({word for caption in captions for word in words(caption)})
-        report.begin(directory, len(train_indices), len(valid_indices))
-        del dataset
+            directory.save_words({word for i in data.train for word in words(captions[i])})
+        report.begin(directory, data)
         try:
             if launched():
-                _train_here(plan, directory, embeddings, report)
+                _train_here(plan, directory, data, embeddings, report)
             else:
-                _train_in_processes(plan, directory, embeddings, report)
+                _train_in_processes(plan, directory, data, embeddings, report)
         except (RunError, RunStopped) as error:
             report.show(Line(str(error)))
             raise
@@ -133,20 +139,30 @@ def _make_directory(plan: Plan, main: bool) -> TrainingDirectory:
 
 
 def _train_here(
-    plan: Plan, directory: TrainingDirectory, embeddings: EmbeddingCache, report: Report
+    plan: Plan,
+    directory: TrainingDirectory,
+    data: Data,
+    embeddings: EmbeddingCache,
+    report: Report,
 ) -> None:
     """Train all stages in this process, one of several that a launcher has started."""
     torch.set_num_threads(plan.threads)
     with StopSignal() as stop:
         for index in plan.stages:
-            for message in run_stage(plan, index, directory, embeddings, lambda: stop.number > 0):
+            for message in run_stage(
+                plan, index, directory, data, embeddings, lambda: stop.number > 0
+            ):
                 report.show(message)
             if stop.number:
                 raise _stopped(directory, stop.number)
 
 
 def _train_in_processes(
-    plan: Plan, directory: TrainingDirectory, embeddings: EmbeddingCache, report: Report
+    plan: Plan,
+    directory: TrainingDirectory,
+    data: Data,
+    embeddings: EmbeddingCache,
+    report: Report,
 ) -> None:
     """Train each stage in its own process, all at the same time or one after the other.
 
@@ -154,13 +170,14 @@ def _train_in_processes(
     """
     groups = [plan.stages] if plan.side_by_side else [(index,) for index in plan.stages]
     for group in groups:
-        _train_group(group, plan, directory, embeddings.path, report)
+        _train_group(group, plan, directory, data, embeddings.path, report)
 
 
 def _train_group(
     group: Sequence[int],
     plan: Plan,
     directory: TrainingDirectory,
+    data: Data,
     path: Path | None,
     report: Report,
 ) -> None:
@@ -171,7 +188,7 @@ def _train_group(
         try:
             for index in group:
                 receiver, sender = context.Pipe(duplex=False)
-                arguments = (sender, stop, plan, index, directory.path, path)
+                arguments = (sender, stop, plan, index, directory.path, data, path)
                 process = context.Process(target=_process, args=arguments, name=f"stage {index}")
                 with ignored(signal.SIGINT):  # the process inherits that: Ctrl-C is the parent's
                     process.start()
@@ -204,7 +221,13 @@ def _train_group(
 
 
 def _process(
-    sender: Connection, stop: Any, plan: Plan, index: int, path: Path, embeddings: Path
+    sender: Connection,
+    stop: Any,
+    plan: Plan,
+    index: int,
+    path: Path,
+    data: Data,
+    embeddings: Path,
 ) -> None:
     """The work of a process: train a stage, and send its messages."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited, on Windows
@@ -221,7 +244,8 @@ def _process(
 
     try:
         directory = TrainingDirectory(path)
-        for message in run_stage(plan, index, directory, EmbeddingCache.saved(embeddings), asked):
+        cache = EmbeddingCache.saved(embeddings)
+        for message in run_stage(plan, index, directory, data, cache, asked):
             send(message)
     except (ValueError, RunError, OSError) as error:
         send(error)

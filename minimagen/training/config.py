@@ -7,10 +7,10 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from minimagen.data import DEFAULT_LENGTH
+from minimagen.data import DEFAULT_LENGTH, Crop
 from minimagen.data.shapes import WORLDS
 from minimagen.devices import DeviceName, Precision
-from minimagen.settings import Count, PerStage, Seed, setting, settings, to_text
+from minimagen.settings import Count, PerStage, Seed, Share, setting, settings, to_text
 
 AtLeast0 = Annotated[int, Interval(ge=0)]
 Positive = Annotated[float, Interval(gt=0)]
@@ -50,7 +50,7 @@ class TrainConfig:
         "shapes",
         "data",
         f"a world of shapes ({', '.join(WORLDS)}), a data set on the Hugging Face Hub, or a local "
-        "folder of images",
+        "folder or .parquet of images",
         metavar="NAME",
     )
     num_images: Annotated[int, Interval(ge=2)] | None = setting(
@@ -59,10 +59,27 @@ class TrainConfig:
         f"scenes of a shapes world ({DEFAULT_LENGTH}), or maximum number of other images (all)",
     )
     image_column: str = setting(
-        "image", "data", "column of a data set with the images", metavar="NAME"
+        "image", "data", "column of a data set with the images, or file_name", metavar="NAME"
     )
     caption_column: str = setting(
         "text", "data", "column of a data set with the captions", metavar="NAME"
+    )
+    max_left_out: Share = setting(
+        0.1, "data", "largest share of images that may be left out because they cannot be used"
+    )
+    streaming: bool = setting(
+        False,
+        "data",
+        "read a data set of the Hub row by row, and keep only small squares",
+    )
+    crop: Crop = setting(
+        "centre", "data", "square that an image is cut to in training; random: another each epoch"
+    )
+    flip: bool = setting(
+        False,
+        "data",
+        "mirror half of the images in training, others each epoch; captions with left or right "
+        "are wrong then",
     )
     train_valid_frac: Annotated[float, Interval(gt=0, lt=1)] = setting(
         0.9, "data", "share of the images for training; the rest is for validation", "f"
@@ -84,6 +101,12 @@ class TrainConfig:
     )
     warmup: AtLeast0 = setting(
         100, "training", "steps over which the learning rate rises at the start"
+    )
+    crop_side: Count | None = setting(
+        None,
+        "training",
+        "train stages above the base on random windows of this side, in pixels: less memory (whole "
+        "images)",
     )
     clip_norm: Positive = setting(1.0, "training", "maximum gradient norm")
     ema_decay: Annotated[float, Interval(ge=0, lt=1)] = setting(
