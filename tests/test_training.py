@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -11,15 +12,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -589,6 +592,35 @@ def test_accumulated_gradients_are_those_of_all_batches(
         torch.testing.assert_close(found, due)
 
 
+@pytest.mark.slow
+@pytest.mark.processes
+def test_loader_processes_are_started_once(cache: EmbeddingCache) -> None:
+    """For all epochs and validations; batches are those of a training without them."""
+    plain, loop = Loop(cache), Loop(cache)
+    loop.data.num_workers = 1
+    started = []
+    for record, other in zip(plain.run(), loop.run(), strict=True):
+        assert type(record) is type(other)
+        if isinstance(record, EpochRecord):
+            assert record.valid_loss == other.valid_loss
+            started += [child.pid for child in multiprocessing.active_children()]
+    assert len(started) == 2 and started[0] == started[1]
+
+
+def test_an_error_of_a_loader_process_is_one_line(cache: EmbeddingCache) -> None:
+    """As without processes: the file and what is wrong with it, no traceback."""
+
+    def fail(indices: Sequence[int], epoch: int | None = None) -> Any:
+        raise ValueError(f"picture {indices[0]} is missing")
+
+    for workers in (0, 1):
+        loop = Loop(cache)
+        loop.data.num_workers = workers
+        loop.data.dataset.items = fail  # type: ignore[method-assign]
+        with pytest.raises(ValueError, match=r"^picture \d+ is missing$"):
+            list(loop.run())
+
+
 def test_learning_rate_rises_then_falls_to_zero() -> None:
     """Linear warm-up to the peak, linear decay that ends with the last step."""
     rates = [learning_rate(step, 20, 1.0, 4) for step in range(20)]
@@ -780,6 +812,36 @@ def test_training_killed_without_a_word_goes_on_from_its_last_checkpoint(
     assert (state["epoch"], state["batch"]) == (1, 4)
     assert "loss" in TrainingDirectory.open(old).progress.read_text().splitlines()[-1]
     assert_same(final_state(run({"restart_directory": str(old)})), uninterrupted)
+
+
+@pytest.mark.slow
+def test_crops_and_flips_are_the_same_after_a_break(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with loader processes, and where every epoch decodes the pictures again."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(24):
+        noise = random.integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a picture\nnumber {i}\n")
+    changes = {"dataset": str(folder), "num_images": None, "crop": "random", "flip": True}
+    changes |= {"crop_side": 4, "batch_size": 8}
+    monkeypatch.setattr(cascade, "_train_in_processes", cascade._train_here)
+    due = final_state(run(tiny, **changes))
+    other = final_state(run(tiny, **(changes | {"crop_side": None})))
+    assert any(not torch.equal(due[name], other[name]) for name in due)
+
+    assert_same(final_state(run(tiny, **changes, num_workers=1)), due)
+    with monkeypatch.context() as patch:
+        at_step(patch, 8, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(RunStopped) as caught:
+            run(tiny, **changes)
+        patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
+        old = re.search(r"`restart_directory` (.*)", str(caught.value))
+        assert old is not None
+        assert_same(final_state(run({"restart_directory": old[1]})), due)
 
 
 def test_checkpoint_has_optimizer_epoch_and_best_loss(cache: EmbeddingCache) -> None:

@@ -31,13 +31,13 @@ def read_text(path: Path, name: str) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror}") from None
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "UTF-8"
     try:
-        text = content.decode(encoding)
+        text = content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{name}, line {line} is not text in {encoding[:6].upper()}, save it as UTF-8"
+            f"{name}, line {line} is not text in {encoding}, save it as UTF-8"
         ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1

@@ -80,7 +80,9 @@ class RealDataset(Dataset[dict[str, object]]):
         self.captions: list[str] = []
         self.pictures: list[int] = []
         self.left_out: list[str] = []
-        self._own = tempfile.TemporaryDirectory() if scratch is None else None
+        self._own = (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) if scratch is None else None
+        )
         folder = Path(self._own.name if self._own is not None else str(scratch))
         self._stores = {side: _Store(folder / f"squares_{side}") for side in sides}
         self._files: list[Path] = []  # of the pictures, if their squares are not kept
@@ -100,19 +102,18 @@ class RealDataset(Dataset[dict[str, object]]):
         """What was found, in one line. Raises ValueError if that is too little."""
         used = len(set(self.pictures))
         read, bad = used + len(self.left_out), len(self.left_out)
-        why = f"{bad} cannot be used: {_some(self.left_out)}"
         if not read:
-            raise ValueError(f"{source.about} has no pictures")
+            raise ValueError(f"{source.about} has no images")
         if not used or bad > max_left_out * read:
             raise ValueError(
-                f"of {read} pictures {why}; at most {max_left_out:.0%} may be left out, see "
-                "`max_left_out`"
+                f"{bad} of {read} images cannot be used: {_some(self.left_out)}; at most "
+                f"{max_left_out:.0%} may be left out, see `max_left_out`"
             )
-        line = f"{used} pictures with {len(self.captions)} captions, of {source.about}"
+        line = f"{used} images with {len(self.captions)} captions from {source.about}"
         if bad:
-            line += f"; {why}"
+            line += f"; {bad} left out: {_some(self.left_out)}"
         if source.unused:
-            line += f"; {source.unused} have no caption and are not used"
+            line += f"; {source.unused} without a caption"
         if not self._kept:
             line += "; the disk has no room for their squares, each epoch decodes them again"
         return line

@@ -124,8 +124,8 @@ class _Folder:
         entries += beside
         if not entries and not tables:
             raise ValueError(
-                f"{self.path} has {unused} pictures and no captions, it should have a metadata.csv "
-                f"with the columns {PATHS} and {self.columns[1]}, or a .txt beside each picture"
+                f"{self.path} has {unused} images and no captions, it should have a metadata.csv "
+                f"with the columns {PATHS} and {self.columns[1]}, or a .txt beside each image"
             )
         if not tables:
             return Source(entries, len(entries), " and ".join(about), unused)

@@ -52,8 +52,11 @@ def train(
             begun = plan.old.check_checkpoints(Imagen(plan.imagen, plan.unets))
             if not begun and plan.origin == "restart_directory":
                 raise ValueError(f"{plan.old.path} has no checkpoint in tmp/ to go on from")
-    with Report(plan, main, quiet, say) as report, tempfile.TemporaryDirectory() as scratch:
-        with report.bar("pictures", None, "picture") as bar:
+    with (
+        Report(plan, main, quiet, say) as report,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+    ):
+        with report.bar("images", None, "img") as bar:
 
             def looked(done: int, total: int | None) -> None:
                 bar.total = total
