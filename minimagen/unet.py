@@ -24,6 +24,7 @@ from minimagen.layers import (
     TextWhitening,
     TimeEmbedding,
     Upsample,
+    Window,
     position_features,
 )
 from minimagen.settings import settings
@@ -98,10 +99,18 @@ class ResolutionLevel(nn.Module):
             for _ in range(config.blocks[level] if to_self or to_text else 0)
         )
 
-    def forward(self, x: Tensor, cond: Tensor, text: Tensor, mask: Tensor) -> list[Tensor]:
-        """The feature maps after each block, (B, C, H, W), the last of them the level's output."""
-        where = position_features(x.shape[2], x.shape[3], self.position.in_channels, x.device)
-        x = x + self.position(where[None])  # (1, C, H, W), the same for every image
+    def forward(
+        self, x: Tensor, cond: Tensor, text: Tensor, mask: Tensor, window: Window | None = None
+    ) -> list[Tensor]:
+        """The feature maps after each block, (B, C, H, W), the last of them the level's output.
+
+        window: where x lies in larger feature maps; None: x is the whole
+        """
+        dim = self.position.in_channels
+        where = position_features(x.shape[2], x.shape[3], dim, x.device, window)
+        if window is None:
+            where = where[None]  # (1, C, H, W), the same for every image
+        x = x + self.position(where)
         outputs = []
         for i, block in enumerate(self.blocks):
             x = block(x, cond)
@@ -167,6 +176,7 @@ class Unet(nn.Module):
         keep_text: Tensor | None = None,
         lowres: Tensor | None = None,
         aug_level: Tensor | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """The network's output for noisy images z, (B, 3, H, W), float32.
 
@@ -177,6 +187,8 @@ class Unet(nn.Module):
         keep_text: False ignores the caption, (B,) bool; None keeps all captions
         lowres:    enlarged and augmented low-resolution images, like z
         aug_level: their augmentation levels in [0, 1], (B,)
+        window:    where z lies in larger images, at multiples of ``config.side_multiple``; None: z
+                   are whole images
 
         Raises ValueError if the side of the images does not fit, if a super-resolution U-Net lacks
         ``lowres`` or ``aug_level``, or if a base U-Net gets one of them.
@@ -208,7 +220,9 @@ class Unet(nn.Module):
         x = stem = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for down, level in zip(self.downs, self.levels, strict=True):
-            skips += level(down(x), cond, text, mask)
+            x = down(x)
+            here = None if window is None else window.reduced(z.shape[2] // x.shape[2])
+            skips += level(x, cond, text, mask, here)
             x = skips[-1]
         x = self.middle(x, cond)
         for up, blocks in zip(reversed(self.ups), reversed(self.up_blocks), strict=True):

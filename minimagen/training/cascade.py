@@ -31,7 +31,7 @@ from minimagen.devices import out_of_memory
 from minimagen.run_directory import Sources, TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache, load_text_encoder
-from minimagen.training.batches import distinct
+from minimagen.training.batches import Data, distinct
 from minimagen.training.loop import steps_per_epoch
 from minimagen.training.report import AfterEpoch, Line, Report, Running
 from minimagen.training.resolve import Plan, launched
@@ -58,32 +58,41 @@ def train(
     Ctrl-C or SIGTERM, and OSError if a file cannot be written; the last good checkpoints stay then.
     """
     main = not launched() or PartialState(cpu=plan.device.type == "cpu").is_main_process
-    dataset, train_indices, valid_indices = load_dataset(plan, 0)
-    with Report(plan, main, quiet, say) as report, tempfile.TemporaryDirectory() as scratch:
-        used = [dataset.captions[i] for i in (*train_indices, *valid_indices)]
+    with (
+        Report(plan, main, quiet, say) as report,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+    ):
+        with report.bar("images", None, "img") as bar:
+
+            def looked(done: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            data = load_dataset(plan, Path(scratch), looked)
+        captions = data.dataset.captions
+        used = [captions[i] for i in (*data.train, *data.valid)]
+        report.checked(data.dataset)
         embeddings, fingerprint = _embed(plan, used, Path(scratch), report)
         sources = Sources(
             plan.config.dataset,
-            dataset.digest(),
+            data.dataset.digest(),
             plan.imagen.text_encoder,
             fingerprint,
             plan.processes,
         )
-        plan = _compare(plan, sources, len(train_indices))
-        captions = [dataset.captions[i] for i in train_indices]
-        known = {word for caption in captions for word in words(caption)}
+        plan = _compare(plan, sources, len(data.train))
+        known = {word for i in data.train for word in words(captions[i])}
         directory = _make_directory(plan, main, sources, known)
-        report.begin(directory, len(train_indices), len(valid_indices))
+        report.begin(directory, data)
         if after_epoch is not None:
-            shown = list(dict.fromkeys(dataset.captions[i] for i in valid_indices))
-            running = Running(plan, directory, len(train_indices), shown, embeddings)
+            shown = list(dict.fromkeys(captions[i] for i in data.valid))
+            running = Running(plan, directory, len(data.train), shown, embeddings)
             report.after_epoch = partial(after_epoch, running)
-        del dataset
         try:
             if launched():
-                _train_here(plan, directory, embeddings, report)
+                _train_here(plan, directory, data, embeddings, report)
             else:
-                _train_in_processes(plan, directory, embeddings, report)
+                _train_in_processes(plan, directory, data, embeddings, report)
         except Exception as error:
             if out_of_memory(error):
                 error = RunError(f"too little memory{_less_memory(directory)}")
@@ -207,20 +216,30 @@ def _make_directory(
 
 
 def _train_here(
-    plan: Plan, directory: TrainingDirectory, embeddings: EmbeddingCache, report: Report
+    plan: Plan,
+    directory: TrainingDirectory,
+    data: Data,
+    embeddings: EmbeddingCache,
+    report: Report,
 ) -> None:
     """Train all stages in this process, one of several that a launcher has started."""
     torch.set_num_threads(plan.threads)
     with StopSignal() as stop:
         for index in plan.stages:
-            for message in run_stage(plan, index, directory, embeddings, lambda: stop.number > 0):
+            for message in run_stage(
+                plan, index, directory, data, embeddings, lambda: stop.number > 0
+            ):
                 report.show(message)
             if stop.number:
                 raise _stopped(directory, stop.number)
 
 
 def _train_in_processes(
-    plan: Plan, directory: TrainingDirectory, embeddings: EmbeddingCache, report: Report
+    plan: Plan,
+    directory: TrainingDirectory,
+    data: Data,
+    embeddings: EmbeddingCache,
+    report: Report,
 ) -> None:
     """Train each stage in its own process, all at the same time or one after the other.
 
@@ -228,13 +247,14 @@ def _train_in_processes(
     """
     groups = [plan.stages] if plan.side_by_side else [(index,) for index in plan.stages]
     for group in groups:
-        _train_group(group, plan, directory, embeddings.path, report)
+        _train_group(group, plan, directory, data, embeddings.path, report)
 
 
 def _train_group(
     group: Sequence[int],
     plan: Plan,
     directory: TrainingDirectory,
+    data: Data,
     path: Path | None,
     report: Report,
 ) -> None:
@@ -245,7 +265,7 @@ def _train_group(
         try:
             for index in group:
                 receiver, sender = context.Pipe(duplex=False)
-                arguments = (sender, stop, plan, index, directory.path, path)
+                arguments = (sender, stop, plan, index, directory.path, data, path)
                 process = context.Process(target=_process, args=arguments, name=f"stage {index}")
                 with kept_from_children(signal.SIGINT):  # Ctrl-C is for this process
                     process.start()
@@ -282,7 +302,13 @@ def _train_group(
 
 
 def _process(
-    sender: Connection, stop: Any, plan: Plan, index: int, path: Path, embeddings: Path
+    sender: Connection,
+    stop: Any,
+    plan: Plan,
+    index: int,
+    path: Path,
+    data: Data,
+    embeddings: Path,
 ) -> None:
     """The work of a process: train a stage, and send its messages."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which it gets on Windows
@@ -299,7 +325,8 @@ def _process(
 
     try:
         directory = TrainingDirectory.open(path)
-        for message in run_stage(plan, index, directory, EmbeddingCache.saved(embeddings), asked):
+        cache = EmbeddingCache.saved(embeddings)
+        for message in run_stage(plan, index, directory, data, cache, asked):
             send(message)
     except Exception as error:
         send(_portable(error))

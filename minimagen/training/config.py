@@ -7,7 +7,7 @@ from typing import Annotated
 
 from annotated_types import Interval, Le
 
-from minimagen.data import DEFAULT_LENGTH
+from minimagen.data import DEFAULT_LENGTH, Crop
 from minimagen.data.shapes import WORLDS
 from minimagen.devices import DeviceName, Precision
 from minimagen.settings import (
@@ -16,6 +16,7 @@ from minimagen.settings import (
     Images,
     PerStage,
     Seed,
+    Share,
     Side,
     Threads,
     Times,
@@ -63,7 +64,7 @@ class TrainConfig:
         "shapes",
         "data",
         f"a world of shapes ({', '.join(WORLDS)}), a data set on the Hugging Face Hub, or a local "
-        "folder of images",
+        "folder or .parquet of images",
         metavar="NAME",
     )
     other_data: bool = setting(
@@ -75,10 +76,27 @@ class TrainConfig:
         f"scenes of a shapes world ({DEFAULT_LENGTH}), or maximum number of other images (all)",
     )
     image_column: str = setting(
-        "image", "data", "column of a data set with the images", metavar="NAME"
+        "image", "data", "column of a data set with the images, or file_name", metavar="NAME"
     )
     caption_column: str = setting(
         "text", "data", "column of a data set with the captions", metavar="NAME"
+    )
+    max_left_out: Share = setting(
+        0.1, "data", "largest share of images that may be left out because they cannot be used"
+    )
+    streaming: bool = setting(
+        False,
+        "data",
+        "read a data set of the Hub row by row, and keep only small squares",
+    )
+    crop: Crop = setting(
+        "centre", "data", "square that an image is cut to in training; random: another each epoch"
+    )
+    flip: bool = setting(
+        False,
+        "data",
+        "mirror half of the images in training, others each epoch; captions with left or right "
+        "are wrong then",
     )
     train_valid_frac: Annotated[float, Interval(gt=0, lt=1)] = setting(
         0.9, "data", "share of the images for training; the rest is for validation", "f"
@@ -107,6 +125,12 @@ class TrainConfig:
     )
     warmup: AtLeast0 = setting(
         100, "training", "steps over which the learning rate rises at the start"
+    )
+    crop_side: Count | None = setting(
+        None,
+        "training",
+        "train stages above the base on random windows of this side, in pixels: less memory (whole "
+        "images)",
     )
     clip_norm: Positive = setting(1.0, "training", "maximum gradient norm")
     ema_decay: Annotated[float, Interval(ge=0, lt=1)] = setting(
@@ -170,7 +194,14 @@ OF_A_CALL = (  # of the command, not of the training
     "push_to",
 )
 KEPT = tuple(item.name for item in fields(TrainConfig) if item.name not in OF_A_CALL)
-LATER: tuple[str, ...] = ("data_license",)  # those that a directory of an older version may lack
+LATER = (  # those that a directory of an older version may lack
+    "data_license",
+    "max_left_out",
+    "streaming",
+    "crop",
+    "flip",
+    "crop_side",
+)
 TESTING: dict[str, object] = {  # what --TESTING sets
     "dataset": "shapes-minimal",
     "num_images": 256,
