@@ -91,22 +91,21 @@ def made(tmp_path: Path) -> TrainingDirectory:
 
 
 def step(number: int, epoch: int = 0) -> StepRecord:
-    """The record of a step, of 120 in two epochs."""
-    return StepRecord(epoch, number, 120, number, 4, torch.tensor(float(number)), 1e-3)
+    """The record of a step, of 200 in two epochs."""
+    return StepRecord(epoch, number, 200, number, 4, torch.tensor(float(number)), 1e-3)
 
 
 def test_rows_are_means_since_the_row_before() -> None:
     """A row every 50 steps, one for each epoch, and none beside it for its last step."""
     meter = Meter(1, 2, 0)
-    rows = [meter.add(step(number)) for number in range(1, 61)]
+    rows = [meter.add(step(number)) for number in range(1, 101)]
     (row,) = [row for row in rows if row is not None]
     assert row[:5] == (1, 1, 50, sum(range(1, 51)) / 50, None) and row.lr == 1e-3
     assert row.images_per_second is not None and row.images_per_second > 0
     end = meter.add(EpochRecord(0, 7.0, 3.0, True, 1.0))
-    assert end is not None and end[:5] == (1, 1, 60, 7.0, 3.0) and end.seconds >= row.seconds
-    later = [meter.add(step(number, 1)) for number in range(61, 121)]
-    assert [row[1:4] for row in later if row is not None] == [(2, 100, sum(range(61, 101)) / 40)]
-    assert meter.add(EpochRecord(1, 7.0, 3.0, True, 1.0))[2] == 120  # type: ignore[index]
+    assert end is not None and end[:5] == (1, 1, 100, 7.0, 3.0) and end.seconds >= row.seconds
+    later = [meter.add(step(number, 1)) for number in range(101, 201)]
+    assert [row[1:4] for row in later if row is not None] == [(2, 150, sum(range(101, 151)) / 50)]
 
 
 def test_an_epoch_that_ends_without_a_step_has_a_row() -> None:
