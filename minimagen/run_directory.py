@@ -55,8 +55,8 @@ PRETRAINED = Path(__file__).parent / "pretrained"  # shipped models, each a trai
 
 
 def timestamped(output: Path | str, prefix: str) -> Path:
-    """The path ``output/prefix_<YYYYMMDD_HHMMSS>``, as an absolute path."""
-    return Path(output).absolute() / f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
+    """The path ``output/prefix_<YYYYMMDD_HHMMSS>``."""
+    return Path(output) / f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
 
 
 def check_writable(directory: Path | str, setting: str) -> None:
@@ -178,6 +178,9 @@ class TrainingDirectory:
 
     def __init__(self, path: Path | str, timestamp: str | None = None) -> None:
         self.path = Path(path)
+        files = sorted(self.parameters.glob("imagen_params_*.json"))
+        if timestamp is None and files:  # it may have been renamed
+            timestamp = files[0].stem.removeprefix("imagen_params_")
         self.timestamp = timestamp or self.path.name.removeprefix("training_")
 
     @classmethod
@@ -215,9 +218,6 @@ class TrainingDirectory:
                 f"{path} is not a training directory: it has no parameters/; "
                 f"names of shipped models: {', '.join(names) or 'none'}"
             )
-        files = sorted(directory.parameters.glob("imagen_params_*.json"))
-        if files:  # it may have been renamed
-            directory.timestamp = files[0].stem.removeprefix("imagen_params_")
         if directory.has_manifest:
             if not directory._manifest().path.exists():
                 raise ValueError(f"{directory._manifest().path} is missing")

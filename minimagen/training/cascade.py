@@ -198,18 +198,19 @@ def _make_directory(
         fill(directory)
         directory.copy_results(plan.results)
 
-    path: list[Any] = [None]
     if launched():
         PartialState().wait_for_everyone()  # until each has read what is changed now
-    if main and plan.old is not None and plan.config.training_directory is not None:
-        plan.old.prepare(plan.results)
-        fill(plan.old)
+    path: list[Any] = [None]
+    if plan.old is not None and plan.config.training_directory is not None:
+        if main:
+            plan.old.prepare(plan.results)
+            fill(plan.old)
         path = [str(plan.old.path)]
     elif main:
         path = [str(TrainingDirectory.create(plan.config.output_directory, copy).path)]
     if launched():
         broadcast_object_list(path)
-    return TrainingDirectory.open(path[0])
+    return TrainingDirectory(path[0])
 
 
 # --- one process per stage ------------------------------------------------------------------------
