@@ -65,6 +65,15 @@ def check_writable(directory: Path | str, setting: str) -> None:
         raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} cannot be written to")
 
 
+class Sources(NamedTuple):
+    """What a model was trained on and with."""
+
+    dataset: str
+    data_digest: str
+    text_encoder: str
+    text_fingerprint: str
+
+
 class Parameters(NamedTuple):
     """The content of a ``parameters`` directory."""
 
@@ -229,6 +238,23 @@ class TrainingDirectory:
         if not self._words.is_file():
             return None
         return frozenset(self._words.read_text(encoding="utf-8").split())
+
+    def save_sources(self, sources: Sources) -> None:
+        """Write what the model is trained on and with."""
+        _write_text(self._sources, json.dumps(sources._asdict(), indent=2) + "\n")
+
+    def load_sources(self) -> Sources | None:
+        """What the model was trained on and with; None without that file, as in older versions."""
+        if not self._sources.is_file():
+            return None
+        try:
+            return Sources(**json.loads(self._sources.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"{self._sources} cannot be read: {error}") from None
+
+    @property
+    def _sources(self) -> Path:
+        return self.parameters / f"sources_{self.timestamp}.json"
 
     @property
     def _words(self) -> Path:

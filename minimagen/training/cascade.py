@@ -24,7 +24,8 @@ from accelerate.utils import broadcast_object_list
 
 from minimagen.data import words
 from minimagen.imagen import Imagen
-from minimagen.run_directory import TrainingDirectory
+from minimagen.notes import Note
+from minimagen.run_directory import Sources, TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache, load_text_encoder
 from minimagen.training.batches import distinct
@@ -32,6 +33,8 @@ from minimagen.training.report import Line, Report
 from minimagen.training.resolve import Plan, launched
 from minimagen.training.run import load_dataset, run_stage
 from minimagen.training.stop import RunError, RunStopped, StopSignal, ignored
+
+SPELT = 0.25  # share of words read letter by letter, above which the log says so
 
 
 def train(
@@ -60,6 +63,10 @@ def train(
         if main:
             captions = [dataset.captions[i] for i in train_indices]
             directory.save_words({word for caption in captions for word in words(caption)})
+            encoder = plan.imagen.text_encoder
+            directory.save_sources(
+                Sources(plan.config.dataset, "", encoder, embeddings.fingerprint)
+            )
         report.begin(directory, len(train_indices), len(valid_indices))
         del dataset
         try:
@@ -85,19 +92,21 @@ def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -
     kept = None if config.cache_directory is None else Path(config.cache_directory)
     cache = EmbeddingCache(encoder.to(plan.device), kept)
     captions = distinct(captions)
-    long = sum(count > encoder.max_tokens for count in encoder.token_counts(captions))
+    unread, spelt = encoder.unread(captions), encoder.spelt(captions)
     new = 0
     with warnings.catch_warnings(), report.bar("captions", len(captions), "caption") as bar:
-        warnings.simplefilter("ignore", UserWarning)  # captions cut off: reported below
+        warnings.simplefilter("ignore", Note)  # captions cut off: reported below
         for start in range(0, len(captions), 512):
             chunk = captions[start : start + 512]
             new += cache.add(chunk)
             bar.update(len(chunk))
     cache.release_encoder()
     report.show(Line(f"captions: {len(captions)} distinct, {new} of them encoded now"))
-    if long:
-        text = f"captions: {long} are cut off at {encoder.max_tokens} tokens, see `max_num_words`"
-        report.show(Line(text, True))
+    if unread:
+        report.show(Line(f"{unread}; see `max_num_words` and `t5_name`", True))
+    if spelt > SPELT:
+        text = f"captions: the text encoder reads {spelt:.0%} of their words letter by letter; one "
+        report.show(Line(f"{text}that knows them learns faster, see `t5_name`", True))
     try:
         if new:
             cache.save()

@@ -7,7 +7,6 @@ and these win over the defaults. The training directory keeps exactly what is de
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from minimagen.data import DEFAULT_LENGTH
 from minimagen.data.shapes import WORLDS
 from minimagen.devices import Precision, choose_device, choose_precision
 from minimagen.imagen import Imagen, ImagenConfig
+from minimagen.notes import note
 from minimagen.presets import Architecture, default_architecture
 from minimagen.run_directory import TrainingDirectory, check_writable, load_parameters
 from minimagen.settings import from_text, naming, per_stage, to_text
@@ -106,7 +106,7 @@ def resolve(**given: object) -> Plan:
     beaten = [name for name in preset if name in saved and name not in explicit]
     if beaten:
         said = ", ".join(f"`{name}` is {to_text(saved[name])}" for name in beaten)
-        warnings.warn(f"`parameters` wins over `testing`: {said}", stacklevel=2)
+        note(f"`parameters` wins over `testing`: {said}")
 
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
@@ -137,7 +137,6 @@ def resolve(**given: object) -> Plan:
             f"`stages` is {wrong[0]}, the stages of this model are 0 to {len(model.unets) - 1}"
         )
     check_writable(config.output_directory, "output_directory")
-    check_writable(config.cache_directory or ".", "cache_directory")
     threads = config.threads or torch.get_num_threads()
     side_by_side = device.type == "cpu" and threads > 1 and len(stages) > 1 and not launched()
     return Plan(
