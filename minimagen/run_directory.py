@@ -28,7 +28,6 @@ import os
 import re
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
@@ -48,6 +47,7 @@ from minimagen.files import (
 )
 from minimagen.imagen import Imagen, ImagenConfig, Stage
 from minimagen.manifest import Manifest
+from minimagen.notes import note
 from minimagen.settings import AtLeast0, Count, T, flag_name, from_json, settings
 from minimagen.unet import UnetConfig
 
@@ -57,6 +57,11 @@ PRETRAINED = Path(__file__).parent / "pretrained"  # shipped models, each a trai
 def timestamped(output: Path | str, prefix: str) -> Path:
     """The path ``output/prefix_<YYYYMMDD_HHMMSS>``."""
     return Path(output) / f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
+
+
+def timestamped_directory(output: Path | str, prefix: str) -> Path:
+    """Make the directory ``timestamped(output, prefix)``, see ``new_directory``."""
+    return new_directory(timestamped(output, prefix), lambda part, name: None)
 
 
 def check_writable(directory: Path | str, setting: str) -> None:
@@ -450,7 +455,7 @@ class TrainingDirectory:
             if not previous(path).exists():
                 raise
             manifest.read(previous(path))
-            warnings.warn(f"{error}; the one before it is taken", stacklevel=2)
+            note(f"{error}; the one before it is taken")
             return previous(path)
 
     def _read_checkpoint(self, stage: int, path: Path) -> tuple[dict[str, Tensor], CheckpointState]:

@@ -162,7 +162,6 @@ WRONG_FLAGS = [
     ("--PARAMETERS nowhere", "--PARAMETERS: nowhere is not a directory"),
     ("--RESTART_DIRECTORY nowhere", "--RESTART_DIRECTORY: nowhere"),
     ("--OUTPUT_DIRECTORY a_file", "--OUTPUT_DIRECTORY is 'a_file', but"),
-    ("--CACHE_DIRECTORY a_file/within", "a_file is not a directory"),
     ("--BATCHSIZE 2", "--BATCHSIZE"),
     ("--BATCH 2", "--BATCH"),  # no abbreviations
 ]

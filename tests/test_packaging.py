@@ -378,7 +378,7 @@ def test_no_committed_file_names_this_machine_or_another_project() -> None:
 
 # A module or package imports from floors below its own.
 FLOORS: tuple[set[str], ...] = (
-    {"settings", "devices", "randomness", "course", "files"},
+    {"settings", "devices", "randomness", "course", "files", "notes"},
     {"manifest", "schedules", "diffusion", "layers"},
     {"unet", "text", "samplers", "guidance", "thresholding", "augmentation", "data"},
     {"imagen"},
