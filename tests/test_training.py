@@ -261,7 +261,7 @@ def test_full_disk_in_training_keeps_the_last_good_checkpoint(
     def full(tensors: Any, file: Any, metadata: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls == 4:  # weights, checkpoint, weights, checkpoint
+        if calls == 5:  # embeddings, weights, checkpoint, weights, checkpoint
             Path(file).write_bytes(b"half a fi")
             raise OSError(28, "No space left on device")
         save(tensors, file, metadata)
