@@ -1,6 +1,6 @@
 """Draw captions with a trained cascade: ``python inference.py --help``."""
 
-from minimagen.cli.inference import main
+from minimagen.cli.process import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run("minimagen.cli.inference", "inference.py"))

@@ -1,6 +1,6 @@
 """Train a small cascade and draw with it: ``python main.py``, a few minutes on two cores."""
 
-from minimagen.cli.main import main
+from minimagen.cli.process import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run("minimagen.cli.main", "main.py"))

@@ -1,6 +1,6 @@
 """Train a cascade: ``python train.py --help``."""
 
-from minimagen.cli.train import main
+from minimagen.cli.process import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run("minimagen.cli.train", "train.py"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -57,3 +59,16 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+# What torch says: on CPUs (Linux, Windows), in C++, on CUDA, in CUDA's libraries, on MPS.
+NO_MEMORY = r"can't allocate memory|not enough memory|bad_alloc|out of memory|ALLOC_FAILED"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is too little memory, of the CPU or of a GPU."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(NO_MEMORY, str(error)) is not None
+    )

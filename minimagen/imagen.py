@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval
+from annotated_types import Interval, Le
 from torch import Tensor, nn
 
 from minimagen.augmentation import augment, level_weight, random_levels
@@ -26,14 +26,15 @@ from minimagen.diffusion import (
     to_x,
 )
 from minimagen.guidance import guide, weight_at
+from minimagen.layers import Window
 from minimagen.samplers import SAMPLERS, NoiseSource, SamplerName
 from minimagen.schedules import NoiseSchedule, expand
-from minimagen.settings import Count, Share, settings
+from minimagen.settings import Share, Side, Times, Tokens, settings
 from minimagen.thresholding import Threshold, threshold
 from minimagen.unet import Unet, UnetConfig
 
 Percentile = Annotated[float, Interval(gt=0, le=1)]
-Power = Annotated[float, Interval(ge=0)]
+Power = Annotated[float, Interval(ge=0), Le(1000)]
 Weight = Annotated[float, Interval(ge=-1_000_000, le=1_000_000)]  # of guidance
 
 
@@ -44,7 +45,7 @@ class StageConfig:
     Raises ValueError, naming the setting.
     """
 
-    side: Count = 64  # side of its images, in pixels
+    side: Side = 64  # side of its images, in pixels
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)  # of noise over time
     parameterization: Parameterization = "x"  # what the U-Net predicts
     weighting: Weighting = "uniform"  # of the loss over time
@@ -53,7 +54,7 @@ class StageConfig:
     threshold: Threshold = "dynamic"  # how x_hat is kept in range
     percentile: Percentile = 0.95  # of |x_hat|, which dynamic thresholding scales to 1
     sampler: SamplerName = "ddim"  # one of samplers.SAMPLERS
-    steps: Count = 20  # of the sampler, at most the cascade's timesteps
+    steps: Times = 20  # of the sampler, at most the cascade's timesteps
     eta: Share = 0.0  # noise that the DDIM sampler renews
     aug_level: Share = 0.1  # noise conditioning augmentation level in sampling
     aug_power: Power = 2.0  # weight of low levels in training, see augmentation.level_weight
@@ -74,9 +75,9 @@ class ImagenConfig:
     """
 
     stages: tuple[StageConfig, ...]  # from the base to the last super-resolution
-    timesteps: Count = 1000  # grid of times from which samplers choose their steps
+    timesteps: Times = 1000  # grid of times from which samplers choose their steps
     text_encoder: str = "t5_tiny"  # see text.load_text_encoder
-    max_tokens: Annotated[int, Interval(ge=2)] = 64  # maximum number of tokens per caption
+    max_tokens: Tokens = 64  # maximum number of tokens per caption
     text_dropout: Share = 0.1  # share of captions hidden in training, for guidance
 
     def __post_init__(self) -> None:
@@ -101,6 +102,7 @@ class TrainingNoise(NamedTuple):
     keep_text: Tensor  # (B,) bool, False hides the caption
     aug_level: Tensor  # noise conditioning augmentation levels in [0, 1], (B,)
     aug_noise: Tensor  # (B, 3, side, side); (B,) in a base stage, which does not use it
+    corner: Tensor  # (B, 2): row and column where a window of the image begins, see Stage.forward
 
     def to(self, device: torch.device | str) -> TrainingNoise:
         """Move all of them to a device."""
@@ -151,16 +153,29 @@ class Stage(nn.Module):
         self.unet = Unet(unet)
 
     def training_noise(
-        self, batch: int, text_dropout: float, generator: torch.Generator
+        self,
+        batch: int,
+        text_dropout: float,
+        generator: torch.Generator,
+        crop_side: int | None = None,
     ) -> TrainingNoise:
         """The random numbers for a training step of ``batch`` images, on the CPU.
 
         text_dropout: share of captions to hide, in [0, 1]
+        crop_side:    side of the windows that a super-resolution stage trains on, a multiple of the
+                      U-Net's ``side_multiple``; None, or not below the stage's side: whole images
 
         Times are uniform, one in each of ``batch`` equal parts of [0, 1] (low-discrepancy times,
         VDM 2107.00630, app. I): the mean loss of a batch then varies less.
         """
-        shape = (batch, 3, self.config.side, self.config.side)
+        side, corner = self.config.side, torch.zeros(batch, 2, dtype=torch.long)
+        if self.lowres_side is not None and crop_side is not None and crop_side < side:
+            # windows begin at multiples of what the U-Net treats as one
+            multiple = self.unet.config.side_multiple
+            places = (side - crop_side) // multiple + 1
+            corner = multiple * torch.randint(places, (batch, 2), generator=generator)
+            side = crop_side
+        shape = (batch, 3, side, side)
         start = torch.rand((), generator=generator)
         order = torch.randperm(batch, generator=generator)
         return TrainingNoise(
@@ -169,6 +184,7 @@ class Stage(nn.Module):
             keep_text=torch.rand(batch, generator=generator) >= text_dropout,
             aug_level=random_levels(batch, generator),
             aug_noise=torch.randn(shape if self.lowres_side else (batch,), generator=generator),
+            corner=corner,
         )
 
     def forward(self, images: Tensor, text: Tensor, mask: Tensor, noise: TrainingNoise) -> Tensor:
@@ -176,13 +192,20 @@ class Stage(nn.Module):
 
         images: clean, (B, 3, H, H) in [-1, 1], H at least the stage's side
         text, mask: captions, (B, N, D) and (B, N)
-        noise: see ``training_noise``
+        noise: see ``training_noise``; if it is smaller than the stage's images, the loss is that
+               of a window of each image, as large as the noise (Imagen, 2205.11487, sec. 2.5,
+               trains its last stage so): memory and time grow with the window, not with the image
         """
-        x = resize(images, self.config.side)
+        x = self._window(resize(images, self.config.side), noise)
         alpha, sigma = self.config.schedule.alpha_sigma(expand(noise.t, x))
         z = q_sample(x, noise.eps, alpha, sigma)
-        condition = self._condition(images, noise.aug_level, noise.aug_noise)
-        out = self.unet(z, noise.t, text, mask, noise.keep_text, *condition)
+        condition: tuple[Tensor, ...] = ()
+        if self.lowres_side is not None:
+            lowres = self._window(self._enlarge(images), noise)
+            condition = self._augment(lowres, noise.aug_level, noise.aug_noise)
+        cropped = x.shape[-1] < self.config.side
+        where = {"window": Window(noise.corner, self.config.side)} if cropped else {}
+        out = self.unet(z, noise.t, text, mask, noise.keep_text, *condition, **where)
         loss = diffusion_loss(
             self.config.parameterization, out, x, noise.eps, alpha, sigma, self.config.weighting
         )
@@ -190,15 +213,28 @@ class Stage(nn.Module):
             return loss
         return loss * level_weight(noise.aug_level, self.config.aug_power)
 
-    def _condition(self, images: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """The low-resolution inputs of the U-Net, the same in training and sampling.
+    def _window(self, images: Tensor, noise: TrainingNoise) -> Tensor:
+        """The window of each image that begins at ``noise.corner``, as large as ``noise.eps``."""
+        side = noise.eps.shape[-1]
+        if side == images.shape[-1]:
+            return images
+        steps = torch.arange(side, device=images.device)
+        rows, columns = noise.corner[:, 0, None] + steps, noise.corner[:, 1, None] + steps
+        batch = torch.arange(len(images), device=images.device)[:, None, None]
+        # (B, C, H, W) -> (B, H, W, C) -> (B, side, side, C) -> (B, C, side, side)
+        pixels = images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
+        return pixels.permute(0, 3, 1, 2)
 
-        (image, level): the image in [-1, 1] is reduced to the previous stage's side if it is
-        larger, then enlarged to this stage's side, then noise is added. () in a base stage.
+    def _enlarge(self, images: Tensor) -> Tensor:
+        """The images as the previous stage would give them, at this stage's side.
+
+        They are reduced to the previous stage's side if they are larger, then enlarged.
         """
-        if self.lowres_side is None:
-            return ()
-        lowres = resize(resize(images, self.lowres_side), self.config.side)
+        assert self.lowres_side is not None
+        return resize(resize(images, self.lowres_side), self.config.side)
+
+    def _augment(self, lowres: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The low-resolution inputs of the U-Net, (image, level), in training and sampling."""
         return augment(lowres, level, noise, self.config.schedule), level
 
     def denoiser(self, text: Tensor, mask: Tensor, condition: tuple[Tensor, ...] = ()) -> Denoiser:
@@ -252,7 +288,9 @@ class Stage(nn.Module):
         config = self.config
         z = noise()
         level = torch.full((len(z),), config.aug_level, device=z.device)
-        condition = () if lowres is None else self._condition(lowres, level, noise())
+        condition: tuple[Tensor, ...] = ()
+        if lowres is not None:
+            condition = self._augment(self._enlarge(lowres), level, noise())
         times = config.schedule.times(timesteps, config.steps)
         sampler = SAMPLERS[config.sampler]
         denoise = self.denoiser(text, mask, condition)

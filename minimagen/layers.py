@@ -7,6 +7,7 @@ token, False for padding. Padding never changes a result.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,23 +38,42 @@ class TimeEmbedding(nn.Module):
         return self.mlp(sinusoidal_embedding(1000 * t, self.dim))
 
 
-def position_features(height: int, width: int, dim: int, device: torch.device) -> Tensor:
+class Window(NamedTuple):
+    """Where feature maps were cut out of larger ones: square windows of square images."""
+
+    corner: Tensor  # (B, 2): the row and the column where each window begins
+    side: int  # of the whole image, in pixels
+
+    def reduced(self, factor: int) -> Window:
+        """The window at a resolution that is lower by ``factor``."""
+        return Window(self.corner // factor, self.side // factor)
+
+
+def position_features(
+    height: int, width: int, dim: int, device: torch.device, window: Window | None = None
+) -> Tensor:
     """The position of each pixel, as ``dim`` smooth functions: (dim, H, W) in [-1, 1].
 
     Half are cosines of the row, half of the column, with 1 to dim / 2 half-waves over the image.
     The sign of the first one separates left from right (top from bottom). A convolution does not
     know where it is: without these features it could not learn what "left" means (CoordConv,
-    1807.03247). ``dim`` is even.
+    1807.03247). ``dim`` is even. With a window, (B, dim, H, W): the positions in the whole image.
     """
 
-    def waves(side: int) -> Tensor:
-        place = (torch.arange(side, device=device) + 0.5) / side
+    def waves(side: int, start: Tensor | int, whole: int) -> Tensor:
+        place = (torch.arange(side, device=device) + start + 0.5) / whole
         order = torch.arange(1, dim // 2 + 1, device=device)
         return torch.cos(math.pi * order[:, None] * place)  # (dim / 2, side)
 
-    rows = waves(height)[:, :, None].expand(-1, -1, width)
-    columns = waves(width)[:, None, :].expand(-1, height, -1)
-    return torch.cat([rows, columns])
+    if window is None:
+        down, across = waves(height, 0, height), waves(width, 0, width)
+    else:
+        starts = window.corner[:, None, None].unbind(-1)  # row and column, each (B, 1, 1)
+        down = waves(height, starts[0], window.side)  # (B, dim / 2, side)
+        across = waves(width, starts[1], window.side)
+    rows = down[..., :, None].expand(*down.shape, width)
+    columns = across[..., None, :].expand(*across.shape[:-1], height, width)
+    return torch.cat([rows, columns], dim=-3)
 
 
 class Attention(nn.Module):

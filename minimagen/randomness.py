@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-SPLIT, ORDER, NOISE, DROPOUT, VALIDATION, WHITENING = range(6)  # purposes
+SPLIT, ORDER, NOISE, DROPOUT, VALIDATION, WHITENING, PICTURE = range(7)  # purposes
 
 
 def seed_of(seed: int, *stream: int) -> int:

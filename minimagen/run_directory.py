@@ -33,9 +33,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-from annotated_types import Interval
 from torch import Tensor
 
 from minimagen.devices import Precision
@@ -49,20 +48,15 @@ from minimagen.files import (
 )
 from minimagen.imagen import Imagen, ImagenConfig, Stage
 from minimagen.manifest import Manifest
-from minimagen.settings import Count, T, flag_name, from_json, settings
+from minimagen.settings import AtLeast0, Count, T, flag_name, from_json, settings
 from minimagen.unet import UnetConfig
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # shipped models, each a training directory
 
 
 def timestamped(output: Path | str, prefix: str) -> Path:
-    """The path ``output/prefix_<YYYYMMDD_HHMMSS>``, as an absolute path."""
-    return Path(output).absolute() / f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
-
-
-def timestamped_directory(output: Path | str, prefix: str) -> Path:
-    """Make the directory ``timestamped(output, prefix)``, see ``new_directory``."""
-    return new_directory(timestamped(output, prefix), lambda part, name: None)
+    """The path ``output/prefix_<YYYYMMDD_HHMMSS>``."""
+    return Path(output) / f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
 
 
 def check_writable(directory: Path | str, setting: str) -> None:
@@ -144,9 +138,6 @@ def _read_flags(path: Path, known: Collection[str]) -> dict[str, str]:
     return flags
 
 
-AtLeast0 = Annotated[int, Interval(ge=0)]
-
-
 @settings
 class Sources:
     """What a training learns from. Made by ``train``; a training that goes on compares it."""
@@ -187,6 +178,9 @@ class TrainingDirectory:
 
     def __init__(self, path: Path | str, timestamp: str | None = None) -> None:
         self.path = Path(path)
+        files = sorted(self.parameters.glob("imagen_params_*.json"))
+        if timestamp is None and files:  # it may have been renamed
+            timestamp = files[0].stem.removeprefix("imagen_params_")
         self.timestamp = timestamp or self.path.name.removeprefix("training_")
 
     @classmethod
@@ -224,9 +218,6 @@ class TrainingDirectory:
                 f"{path} is not a training directory: it has no parameters/; "
                 f"names of shipped models: {', '.join(names) or 'none'}"
             )
-        files = sorted(directory.parameters.glob("imagen_params_*.json"))
-        if files:  # it may have been renamed
-            directory.timestamp = files[0].stem.removeprefix("imagen_params_")
         if directory.has_manifest:
             if not directory._manifest().path.exists():
                 raise ValueError(f"{directory._manifest().path} is missing")

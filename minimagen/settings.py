@@ -35,12 +35,19 @@ from typing import (
 )
 
 import pydantic
-from annotated_types import Interval, MultipleOf
+from annotated_types import Interval, Le, MultipleOf
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
-Count = Annotated[int, Interval(ge=1)]
+# A limit, Le, is far above what anybody needs; it is told only to those who are above it.
+Count = Annotated[int, Interval(ge=1), Le(1_000_000_000)]
+AtLeast0 = Annotated[int, Interval(ge=0), Le(1_000_000_000)]
+Side = Annotated[int, Interval(ge=1), Le(4096)]  # of an image, in pixels
+Times = Annotated[int, Interval(ge=1), Le(1_000_000)]  # from noise to image
+Tokens = Annotated[int, Interval(ge=2), Le(4096)]  # of a caption
+Images = Annotated[int, Interval(ge=1), Le(100_000)]  # in memory at the same time
+Threads = Annotated[int, Interval(ge=1), Le(1024)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, lt=2**62)]  # seed + image number fits into 64 bits
 
@@ -201,20 +208,21 @@ def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None 
     name = f"`{_dotted(path)}`" if path else "it"
     if problem == "value_error":  # raised by a __post_init__
         return str(first["ctx"]["error"]) if not path else f"{name}: {first['ctx']['error']}"
-    hint, shown, or_several = _type_at(kind, path), repr(value), ""
+    hint, shown, or_several = _type_at(kind, path), brief(value), ""
     if given and len(path) == 2 and isinstance(path[1], int):  # one value of a PerStage setting
         name, all_of_it = f"`{path[0]}`", given.get(str(path[0]))
         if isinstance(all_of_it, list) and all(isinstance(one, str) for one in all_of_it):
-            shown = repr(",".join(all_of_it))
+            shown = brief(",".join(all_of_it))
         if _is_per_stage(_type_at(kind, path[:1])):
             or_several = ", or one per stage with commas between"
     if problem in _RANGE_ERRORS:
-        shown = str(float(value) if _unwrap(hint)[0] is float else int(value))
+        shown = brief(float(value) if _unwrap(hint)[0] is float else value).strip("'")
         or_several = ""
     return f"{name} is {shown}, it should be {_due(hint, problem)}{or_several}"
 
 
 _RANGE_ERRORS = (
+    "int_parsing_size",  # too many digits
     "multiple_of",
     "finite_number",
     "greater_than",
@@ -222,6 +230,15 @@ _RANGE_ERRORS = (
     "less_than",
     "less_than_equal",
 )
+
+
+def brief(value: object) -> str:
+    """A value as Python writes it, without the middle of a long one."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:60]}...{text[-10:]}"
 
 
 def _dotted(path: list[Any]) -> str:
@@ -264,7 +281,7 @@ def _due(hint: Any, problem: str) -> str:
     if get_origin(base) is Literal:
         return f"one of {', '.join(map(str, get_args(base)))}"
     if problem in _RANGE_ERRORS:
-        return _range(hint) or "a finite number"
+        return _range(hint, problem) or "a finite number"
     if get_origin(base) is tuple:
         entries = get_args(base)
         return "a list" if Ellipsis in entries else f"a list of {len(entries)}"
@@ -274,13 +291,15 @@ def _due(hint: Any, problem: str) -> str:
     return words.get(base, str(base)) + (" or none" if optional else "")
 
 
-def _range(hint: Any) -> str:
-    """A type's range in words; "" without one."""
+def _range(hint: Any, problem: str) -> str:
+    """A type's range in words; "" without one. problem: with the value, see ``_RANGE_ERRORS``."""
     said: list[str] = []
     while get_origin(hint) in (Annotated, Union, types.UnionType):
         for about in get_args(hint)[1:]:
             if isinstance(about, MultipleOf):
                 said.append(f"a multiple of {about.multiple_of}")
+            elif isinstance(about, Le) and problem.startswith("less"):
+                said.append(f"at most {about.le}")
             elif isinstance(about, Interval):
                 bounds = {
                     "at least": about.ge,

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval, MultipleOf
+from annotated_types import Interval, Le, MultipleOf
 from torch import Tensor, nn
 
 from minimagen.layers import (
@@ -24,12 +24,17 @@ from minimagen.layers import (
     TextWhitening,
     TimeEmbedding,
     Upsample,
+    Window,
     position_features,
 )
-from minimagen.settings import Count, settings
+from minimagen.settings import settings
 
-Channels = Annotated[int, Interval(ge=16), MultipleOf(16)]
-Even = Annotated[int, Interval(ge=2), MultipleOf(2)]
+# Limits are several times what the largest U-Net of the Imagen paper has.
+Channels = Annotated[int, Interval(ge=16), Le(16_384), MultipleOf(16)]
+Even = Annotated[int, Interval(ge=2), Le(16_384), MultipleOf(2)]
+Width = Annotated[int, Interval(ge=1), Le(16_384)]
+Few = Annotated[int, Interval(ge=1), Le(128)]
+LEVELS = 16  # maximum number of resolution levels
 
 
 @settings
@@ -40,23 +45,27 @@ class UnetConfig:
     """
 
     channels: tuple[Channels, ...] = (32, 64)  # of the feature maps
-    blocks: tuple[Count, ...] = (1, 1)  # residual blocks on the way down; the same number up
+    blocks: tuple[Few, ...] = (1, 1)  # residual blocks on the way down; the same number up
     self_attention: tuple[bool, ...] = (False, True)  # pixels attend to pixels
     text_attention: tuple[bool, ...] = (False, True)  # pixels attend to the caption's tokens
-    heads: Count = 4  # of every attention
-    head_dim: Count = 32  # channels of one head
-    text_dim: Count = 64  # width of the encoder's text embeddings
-    pool_queries: Count = 16  # learned queries that pool the text into one vector
+    heads: Few = 4  # of every attention
+    head_dim: Width = 32  # channels of one head
+    text_dim: Width = 64  # width of the encoder's text embeddings
+    pool_queries: Width = 16  # learned queries that pool the text into one vector
     cond_dim: Even = 128  # width of the condition of every block: time + pooled text
     position_dim: Even = 32  # position features at each resolution level
     lowres: bool = False  # super-resolution: conditioned on a low-resolution image
     efficient: bool = False  # downsample before the first level too; scale skips by 1/sqrt(2)
-    patch: Count = 1  # side of the square of pixels that is treated as one pixel
+    patch: Few = 1  # side of the square of pixels that is treated as one pixel
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # share of features dropped in training
 
     def __post_init__(self) -> None:
         if not self.channels:
             raise ValueError("`channels` is empty, it should have one entry per level")
+        if len(self.channels) > LEVELS:
+            raise ValueError(
+                f"`channels` has {len(self.channels)} entries, it should have at most {LEVELS}"
+            )
         for name in ("blocks", "self_attention", "text_attention"):
             entries = len(getattr(self, name))
             if entries != len(self.channels):
@@ -90,10 +99,18 @@ class ResolutionLevel(nn.Module):
             for _ in range(config.blocks[level] if to_self or to_text else 0)
         )
 
-    def forward(self, x: Tensor, cond: Tensor, text: Tensor, mask: Tensor) -> list[Tensor]:
-        """The feature maps after each block, (B, C, H, W), the last of them the level's output."""
-        where = position_features(x.shape[2], x.shape[3], self.position.in_channels, x.device)
-        x = x + self.position(where[None])  # (1, C, H, W), the same for every image
+    def forward(
+        self, x: Tensor, cond: Tensor, text: Tensor, mask: Tensor, window: Window | None = None
+    ) -> list[Tensor]:
+        """The feature maps after each block, (B, C, H, W), the last of them the level's output.
+
+        window: where x lies in larger feature maps; None: x is the whole
+        """
+        dim = self.position.in_channels
+        where = position_features(x.shape[2], x.shape[3], dim, x.device, window)
+        if window is None:
+            where = where[None]  # (1, C, H, W), the same for every image
+        x = x + self.position(where)
         outputs = []
         for i, block in enumerate(self.blocks):
             x = block(x, cond)
@@ -159,6 +176,7 @@ class Unet(nn.Module):
         keep_text: Tensor | None = None,
         lowres: Tensor | None = None,
         aug_level: Tensor | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """The network's output for noisy images z, (B, 3, H, W), float32.
 
@@ -169,6 +187,8 @@ class Unet(nn.Module):
         keep_text: False ignores the caption, (B,) bool; None keeps all captions
         lowres:    enlarged and augmented low-resolution images, like z
         aug_level: their augmentation levels in [0, 1], (B,)
+        window:    where z lies in larger images, at multiples of ``config.side_multiple``; None: z
+                   are whole images
 
         Raises ValueError if the side of the images does not fit, if a super-resolution U-Net lacks
         ``lowres`` or ``aug_level``, or if a base U-Net gets one of them.
@@ -200,7 +220,9 @@ class Unet(nn.Module):
         x = stem = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for down, level in zip(self.downs, self.levels, strict=True):
-            skips += level(down(x), cond, text, mask)
+            x = down(x)
+            here = None if window is None else window.reduced(z.shape[2] // x.shape[2])
+            skips += level(x, cond, text, mask, here)
             x = skips[-1]
         x = self.middle(x, cond)
         for up, blocks in zip(reversed(self.ups), reversed(self.up_blocks), strict=True):

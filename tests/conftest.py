@@ -5,6 +5,9 @@ take minutes where one takes a second. Cells of notebooks are slow tests: ``-m "
 them out.
 """
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -17,3 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command, as all that its process does, ends with Ctrl-C and SIGTERM ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

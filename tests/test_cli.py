@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import runpy
+import signal
 import subprocess
 import sys
+import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Literal
 
 import pytest
+import torch
 from annotated_types import Interval
 
 import minimagen
-from minimagen.cli import command, common
+from minimagen.cli import command, common, process
 from minimagen.cli.common import Parser, add_flags, as_flags, count, given_flags, run_command
+from minimagen.cli.process import FAULT, Signals
 from minimagen.settings import PerStage, setting, settings
 from minimagen.training import RunError, RunStopped
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {"main.py": "main", "train.py": "train", "inference.py": "draw"}
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command keeps the handlers of its signals to the end of its process, not of these tests."""
+    before = {number: signal.getsignal(number) for number in process.NUMBERS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @settings
@@ -99,19 +115,6 @@ def test_errors_name_the_command(name: str, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err.startswith(f"minimagen {name}: error: unrecognized arguments: ")
 
 
-def test_ctrl_c_while_a_command_is_imported(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Torch takes a second to import: no traceback if somebody stops it."""
-
-    def interrupted(name: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "import_module", interrupted)
-    assert command.main(["train"]) == 130
-    assert capsys.readouterr().err == "minimagen train: stopped\n"
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_are_six_lines_that_name_themselves_in_errors(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -126,15 +129,6 @@ def test_scripts_are_six_lines_that_name_themselves_in_errors(
 
 
 # --- in an empty folder ---------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["main", "train", "inference", "lessons"])
-def test_each_module_is_a_command_too(name: str, tmp_path: Path) -> None:
-    """``python -m minimagen.cli.train --help`` prints the help."""
-    done = python("-m", f"minimagen.cli.{name}", "--help", cwd=tmp_path)
-    assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.startswith(f"usage: python -m minimagen.cli.{name} ")
 
 
 @pytest.mark.slow
@@ -263,7 +257,7 @@ def test_some_flags_of_a_class() -> None:
     parser = Parser("sample.py", "")
     add_flags(parser, Sample, only={"batch_size", "name"})
     add_flags(parser, Sample, skip={"batch_size", "name", "fast", "device", "samplers"})
-    assert set(parser.flags) == {"batch_size", "name", "rate"}
+    assert set(parser.flags) == {"debug", "batch_size", "name", "rate"}
     assert parser.format_help().count("one:") == 1
 
 
@@ -275,6 +269,9 @@ def test_some_flags_of_a_class() -> None:
         ("--batch_size=3", "unknown flag --batch_size, did you mean --BATCH_SIZE?"),
         ("--SPEED 3", "unrecognized arguments: --SPEED 3"),
         ("red", "unrecognized arguments: red"),
+        ("--debug", "unknown flag --debug, did you mean --DEBUG?"),
+        ("--NAME caf\udce9", r"--NAME is 'caf\udce9', it should be UTF-8 text"),
+        (f"--{'x' * 5000}", f"unrecognized arguments: --{'x' * 467} ... {'x' * 250}"),
     ],
 )
 def test_what_the_parser_says(argv: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,6 +288,19 @@ def test_what_the_parser_says(argv: str, said: str, capsys: pytest.CaptureFixtur
         (OSError(28, "No space left"), 1, "error: [Errno 28] No space left"),
         (RunStopped("go on with `name` x", 15), 143, "go on with --NAME x"),
         (KeyboardInterrupt(), 130, "stopped"),
+        (MemoryError(), 1, "error: too little memory: give half the --BATCH_SIZE"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+            1,
+            "error: too little memory: give half the --BATCH_SIZE",
+        ),
+        (RuntimeError("std::bad_alloc"), 1, "error: too little memory: give half the --BATCH_SIZE"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+            1,
+            "error: too little memory: give half the --BATCH_SIZE",
+        ),
+        (OSError(12, "Cannot allocate"), 1, "error: too little memory: give half the --BATCH_SIZE"),
     ],
 )
 def test_exit_codes(
@@ -305,14 +315,182 @@ def test_exit_codes(
     assert capsys.readouterr() == ("", f"sample.py: {line}\n")
 
 
-def test_faults_of_ours_keep_their_traceback() -> None:
-    """What nobody foresaw is not dressed up as the user's mistake."""
+def fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Have every training fail as soon as it begins."""
+
+    def resolve(**given: object) -> None:
+        raise error
+
+    monkeypatch.setattr("minimagen.cli.train.resolve", resolve)
+
+
+def test_a_fault_of_ours_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says that it is one, and how to see more; from Python it is the exception."""
+    fail(monkeypatch, KeyError("a\nb"))
+    assert command.main(["train"]) == FAULT == 70
+    assert capsys.readouterr() == (
+        "",
+        "minimagen train: error: unexpected KeyError: 'a\\nb'; run it again with --DEBUG to see "
+        "where, and report it\n",
+    )
+    with pytest.raises(KeyError):
+        run_command(sample_parser(), lambda given: {}["x"], [])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("`seed` is 3"), 2, "minimagen train: error: --SEED is 3"),
+        (KeyError("x"), 70, "minimagen train: error: unexpected KeyError: 'x'; report it"),
+        (KeyboardInterrupt(), 130, "minimagen train: stopped"),
+    ],
+)
+def test_debug_shows_where(
+    error: BaseException,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """--DEBUG prints the traceback, and then the same line."""
+    fail(monkeypatch, error)
+    assert command.main(["train", "--DEBUG"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback") and 'test_cli.py", line' in err
+    assert err.endswith(f"\n{line}\n")
+
+
+def test_debug_of_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The other commands have the flag too."""
+    for argv in (["check", str(tmp_path / "nowhere")], ["lessons", __file__, "--no-lab"]):
+        assert command.main(argv) == command.main([*argv, "--DEBUG"]) == 2
+        assert capsys.readouterr().err.count("Traceback") == 1
+
+
+def test_a_package_that_is_missing_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first that somebody sees who forgot to install."""
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'torch'")
+
+    monkeypatch.setattr(process, "import_module", missing)
+    assert command.main(["train"]) == 1
+    said = "minimagen train: error: ModuleNotFoundError: No module named 'torch'; see README.md, "
+    assert capsys.readouterr().err == f"{said}quick start\n"
+
+
+# --- Ctrl-C and SIGTERM ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", process.NUMBERS)
+@pytest.mark.parametrize("turned", [None, ImportError("no"), RuntimeError("no"), SystemError("no")])
+def test_a_signal_in_the_work_is_an_exception(
+    number: int, turned: Exception | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was begun is cleaned up, also if a library turns the exception into another."""
+    cleaned = False
 
     def work(given: dict[str, object]) -> None:
-        raise ZeroDivisionError
+        nonlocal cleaned
+        try:
+            signal.raise_signal(number)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            if turned:
+                raise turned from None
+            raise
+        finally:
+            cleaned = True
 
-    with pytest.raises(ZeroDivisionError):
-        run_command(sample_parser(), work, [])
+    before = signal.getsignal(number)
+    assert run_command(sample_parser(), work, []) == 128 + number
+    assert capsys.readouterr() == ("", "sample.py: stopped\n")
+    assert cleaned and signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("interruptible", [False, True])
+@pytest.mark.parametrize("number", process.NUMBERS)
+def test_a_signal_outside_the_work_ends_the_process(
+    number: int,
+    interruptible: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """At once and with one line; within the work the second one does so."""
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"exit {code}", pytrace=False))
+    with Signals("sample.py", interruptible):
+        if interruptible:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(pytest.fail.Exception, match=f"exit {128 + number}"):
+            signal.raise_signal(number)
+    assert capfd.readouterr() == ("", "sample.py: stopped\n")
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As SIGINT is in a job of the background."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+        with Signals("sample.py") as signals:
+            assert signals._before == {}
+
+
+DRAW = ["-d", "shapes", "-c", "a red circle", "--SAMPLING_STEPS", "1", "--PRECISION", "fp32"]
+TRAIN = ["--TESTING", "--NUM_IMAGES", "40", "--EPOCHS", "1", "--PRECISION", "fp32"]
+STOPPED = {
+    "train.py --help": [str(ROOT / "train.py"), "--help"],
+    "inference.py": [str(ROOT / "inference.py"), *DRAW],
+    "minimagen draw": ["-m", "minimagen", "draw", *DRAW],
+    "train.py, 1 thread": [str(ROOT / "train.py"), *TRAIN, "--THREADS", "1"],
+    "train.py, 2 threads": [str(ROOT / "train.py"), *TRAIN, "--THREADS", "2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another process are POSIX")
+@pytest.mark.parametrize("name", STOPPED)
+def test_signals_at_any_moment(name: str, tmp_path: Path) -> None:
+    """From the first import to the end: one line and 130 or 143, or it was done already.
+
+    One signal or two, to the process or to its group, as a terminal does it.
+    """
+    rng, began = random.Random(name), time.monotonic()
+    assert python(*STOPPED[name], cwd=tmp_path, OMP_NUM_THREADS="1").returncode == 0
+    whole = time.monotonic() - began
+    for number in range(12):
+        one = rng.choice(process.NUMBERS)
+        numbers = rng.choice([[one], [one], [one, signal.SIGINT], [one, signal.SIGTERM]])
+        send = rng.choice([os.kill, os.killpg])
+        delay = 0.1 + whole * (number + rng.random()) / 12
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with subprocess.Popen(
+            [sys.executable, *STOPPED[name]],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as child:
+            time.sleep(delay)
+            for each in numbers:
+                with contextlib.suppress(ProcessLookupError):
+                    send(child.pid, each)
+                time.sleep(0.1)
+            err = child.communicate(timeout=120)[1]
+        what = f"{numbers} after {delay:.2f} of {whole:.2f} s: {child.returncode}, {err}"
+        assert child.returncode in (0, 130, 143), what
+        assert err == "" if child.returncode == 0 else re.fullmatch("[^\n]+stopped[^\n]*\n", err), (
+            what
+        )
+        assert not list(folder.rglob("*.part")), what
 
 
 def test_warnings_are_notes_and_lines_have_flags(capsys: pytest.CaptureFixture[str]) -> None:

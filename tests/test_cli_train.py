@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minimagen import run_directory as directory_module
+from minimagen import files
 from minimagen.cli.train import main
 from minimagen.presets import default_architecture
 from minimagen.run_directory import TrainingDirectory, load_parameters
@@ -158,11 +158,11 @@ WRONG_FLAGS = [
     ("--PRECISION fp8", "--PRECISION is 'fp8', it should be one of auto, fp32, bf16, fp16"),
     ("--PRECISION fp16 --DEVICE cpu", "--PRECISION is 'fp16', on the CPU it should be"),
     ("--T5_NAME t6", "--T5_NAME: text encoder 't6' is not known"),
-    ("--DATASET nowhere", "--DATASET: data set 'nowhere' cannot be loaded"),
+    ("--DATASET nowhere", "--DATASET: data set 'nowhere' cannot be found"),
     ("--PARAMETERS nowhere", "--PARAMETERS: nowhere is not a directory"),
     ("--RESTART_DIRECTORY nowhere", "--RESTART_DIRECTORY: nowhere"),
     ("--OUTPUT_DIRECTORY a_file", "--OUTPUT_DIRECTORY is 'a_file', but"),
-    ("--CACHE_DIRECTORY a_file/within", "--CACHE_DIRECTORY is 'a_file/within', but"),
+    ("--CACHE_DIRECTORY a_file/within", "a_file is not a directory"),
     ("--BATCHSIZE 2", "--BATCHSIZE"),
     ("--BATCH 2", "--BATCH"),  # no abbreviations
 ]
@@ -246,10 +246,10 @@ def shrink(directory: TrainingDirectory) -> None:
 @pytest.mark.parametrize(
     ("flags", "change", "said"),
     [
-        ("", truncate, "unet_1_checkpoint.safetensors is not a readable safetensors file"),
-        ("", forget, "has no checkpoint in tmp/"),
-        ("", swap, "unet_1_checkpoint.safetensors is of stage 0, not 1"),
-        ("", shrink, "unet_1_checkpoint.safetensors does not fit the model of parameters/"),
+        ("", truncate, "unet_1_checkpoint.safetensors is damaged: its SHA-256 is not"),
+        ("", forget, "unet_0_checkpoint.safetensors is missing"),
+        ("", swap, "unet_1_checkpoint.safetensors is damaged: its SHA-256 is not"),
+        ("", shrink, ".json is damaged: its SHA-256 is not the one in"),
         ("-b 2", None, "--BATCH_SIZE is 2, but the training of --RESTART_DIRECTORY has 16"),
         ("-p parameters", None, "--PARAMETERS is parameters, but the training of"),
     ],
@@ -291,7 +291,7 @@ def test_full_disk_is_one_line_and_exit_code_1(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(directory_module, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     assert main(["--TESTING", "--CACHE_DIRECTORY", "none", *SMALL]) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "No space left on device" in err

@@ -14,9 +14,11 @@ import scipy.stats
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from minimagen.diffusion import Parameterization, Weighting
 from minimagen.imagen import Imagen, ImagenConfig, Stage, StageConfig, TrainingNoise, resize
+from minimagen.layers import Window
 from minimagen.samplers import SAMPLERS, NoiseSource
 from minimagen.schedules import NoiseSchedule
 from minimagen.thresholding import dynamic_threshold
@@ -236,6 +238,104 @@ def test_a_loss_belongs_to_one_image() -> None:
         one = TrainingNoise(*(part[i : i + 1] for part in draws))
         alone = stage(images[i : i + 1], TEXT[i : i + 1], MASK[i : i + 1], one)
         torch.testing.assert_close(alone, together[i : i + 1], atol=1e-5, rtol=1e-5)
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+def wide_stage() -> Stage:
+    """A super-resolution stage from 8 to 32 pixels, whose windows begin at multiples of 4."""
+    torch.manual_seed(0)
+    unet = dataclasses.replace(SUPER, patch=2)
+    stage = Stage(StageConfig(side=32), unet, 8)
+    perturb(stage)
+    return stage
+
+
+def test_windows_are_drawn_last_and_only_if_they_are_asked_for() -> None:
+    """Without them, or in a base stage, every random number is as it was."""
+    stage = wide_stage()
+    plain = stage.training_noise(64, 0.5, torch.Generator().manual_seed(3))
+    assert plain.eps.shape == (64, 3, 32, 32) and not plain.corner.any()
+    for other in (32, 100):
+        same = stage.training_noise(64, 0.5, torch.Generator().manual_seed(3), other)
+        assert all(map(torch.equal, same, plain))
+    base = base_stage().training_noise(64, 0.5, torch.Generator().manual_seed(3), 2)
+    assert base.eps.shape == (64, 3, 4, 4) and not base.corner.any()
+    cropped = stage.training_noise(64, 0.5, torch.Generator().manual_seed(3), 16)
+    assert cropped.eps.shape == cropped.aug_noise.shape == (64, 3, 16, 16)
+    assert {*cropped.corner.flatten().tolist()} == {0, 4, 8, 12, 16}
+    assert (cropped.corner[:, 0] != cropped.corner[:, 1]).any()
+
+
+def test_a_window_is_the_same_part_of_everything() -> None:
+    """The image, the enlarged low-resolution one, and the positions that the U-Net is told."""
+    stage = wide_stage()
+    images = randn(3, 3, 32, 32).clamp(-1, 1)
+    draws = stage.training_noise(3, 0.0, torch.Generator().manual_seed(1), 16)
+    whole = TrainingNoise(
+        draws.t,
+        randn(3, 3, 32, 32, seed=8),
+        draws.keep_text,
+        draws.aug_level,
+        randn(3, 3, 32, 32, seed=9),
+        torch.zeros(3, 2, dtype=torch.long),
+    )
+
+    def cut(x: Tensor) -> Tensor:
+        parts = zip(x, draws.corner.tolist(), strict=True)
+        return torch.stack([one[:, a : a + 16, b : b + 16] for one, (a, b) in parts])
+
+    draws = draws._replace(eps=cut(whole.eps), aug_noise=cut(whole.aug_noise))
+    seen: list[tuple[Any, ...]] = []
+    stage.unet.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append((*args, kwargs)), with_kwargs=True
+    )
+    stage(images, TEXT, MASK, whole)
+    loss = stage(images, TEXT, MASK, draws)
+    assert loss.shape == (3,)
+    (z, _, _, _, _, lowres, _, plain), (z_cut, _, _, _, _, lowres_cut, _, told) = seen
+    torch.testing.assert_close(z_cut, cut(z))
+    torch.testing.assert_close(lowres_cut, cut(lowres))
+    assert plain == {} and torch.equal(told["window"].corner, draws.corner)
+    assert told["window"].side == 32
+
+
+def test_a_unet_takes_a_window_for_the_whole_where_it_is_the_whole() -> None:
+    """And another place of the same pixels changes its answer."""
+    stage = wide_stage()
+    z, t = randn(3, 3, 16, 16), torch.full((3,), 0.5)
+    inputs = (z, t, TEXT, MASK, None, randn(3, 3, 16, 16, seed=4), t)
+    corner = torch.zeros(3, 2, dtype=torch.long)
+    due = stage.unet(*inputs)
+    torch.testing.assert_close(stage.unet(*inputs, Window(corner, 16)), due)
+    assert (stage.unet(*inputs, Window(corner + 16, 32)) - due).abs().max() > 1e-3
+
+
+@pytest.mark.slow
+def test_memory_and_time_grow_with_the_window() -> None:
+    """Half the side: a quarter of the operations and of what is kept for the gradients."""
+    stage = wide_stage()
+    operations, kept = [], []
+    for side in (32, 16):
+        draws = stage.training_noise(3, 0.0, torch.Generator().manual_seed(1), side)
+        sizes: dict[int, int] = {}
+
+        def note(x: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        weights = sum(p.untyped_storage().nbytes() for p in stage.parameters())
+        with (
+            FlopCounterMode(display=False) as counter,
+            torch.autograd.graph.saved_tensors_hooks(note, lambda x: x),
+        ):
+            loss = stage(randn(3, 3, 32, 32), TEXT, MASK, draws).mean()
+        loss.backward()
+        operations.append(counter.get_total_flops())
+        kept.append(sum(sizes.values()) - weights)
+    assert 3.5 < operations[0] / operations[1] <= 4
+    assert kept[0] > 2.5 * kept[1]
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])

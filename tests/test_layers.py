@@ -21,6 +21,7 @@ from minimagen.layers import (
     TextWhitening,
     TimeEmbedding,
     Upsample,
+    Window,
     position_features,
     sinusoidal_embedding,
 )
@@ -77,6 +78,20 @@ def test_position_features_tell_left_from_right_by_sign() -> None:
     features = position_features(4, 4, 6, torch.device("cpu"))
     assert (features[0, :2] > 0).all() and (features[0, 2:] < 0).all()
     assert (features[3, :, :2] > 0).all() and (features[3, :, 2:] < 0).all()
+
+
+def test_position_features_of_a_window_are_those_of_the_whole() -> None:
+    """At every resolution: a window is cut out of the features of the whole image."""
+    device = torch.device("cpu")
+    corner = torch.tensor([[0, 8], [12, 4], [16, 16]])
+    for factor in (1, 2, 4):
+        whole = position_features(32 // factor, 32 // factor, 6, device)
+        window = Window(corner, 32).reduced(factor)
+        side = 16 // factor
+        cut = position_features(side, side, 6, device, window)
+        for one, (top, left) in zip(cut, (corner // factor).tolist(), strict=True):
+            due = whole[:, top : top + side, left : left + side]
+            torch.testing.assert_close(one, due, rtol=0, atol=1e-6)
 
 
 def correlated_text(captions: int = 400) -> Tensor:

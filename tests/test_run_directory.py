@@ -173,6 +173,7 @@ def test_nothing_may_be_missing_without_a_manifest_either(old: TrainingDirectory
     with pytest.warns(UserWarning, match="has no manifest"):
         resolve(restart_directory=str(old.path))
     old.checkpoint(0).unlink()
+    previous(old.checkpoint(0)).unlink()
     with (
         pytest.warns(UserWarning, match="has no manifest"),
         pytest.raises(ValueError, match=r"unet_0_checkpoint\.safetensors cannot be read: No such"),

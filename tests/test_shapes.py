@@ -339,7 +339,7 @@ def test_an_item_depends_on_seed_and_index_alone() -> None:
     torch.manual_seed(1)
     again = ShapesDataset(FULL, 10, 16, seed=3)
     backwards = [again[i] for i in reversed(range(10))]
-    for one, other in zip(short.__getitems__(list(range(10))), backwards[::-1], strict=True):
+    for one, other in zip(short.items(range(10)), backwards[::-1], strict=True):
         assert one["caption"] == other["caption"]
         assert torch.equal(one["image"], other["image"])
     assert ShapesDataset(FULL, 10, 16, seed=4).captions != short.captions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -11,15 +12,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -34,7 +37,7 @@ from minimagen.run_directory import CheckpointState, TrainingDirectory, load_par
 from minimagen.settings import to_text
 from minimagen.text import EmbeddingCache, T5Encoder, load_text_encoder
 from minimagen.training import RunError, RunStopped, cascade, resolve, train
-from minimagen.training.batches import StageData, distinct, epoch_batches, split
+from minimagen.training.batches import StageData, collate, distinct, epoch_batches, split
 from minimagen.training.config import KEPT, TESTING, TrainConfig
 from minimagen.training.loop import (
     EpochRecord,
@@ -420,16 +423,16 @@ def test_precision_is_decided_by_a_rule(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_split_gives_both_parts_some() -> None:
     """By the seed alone; an empty part is an error that names the setting."""
-    train_part, valid_part = split(20, 0.8, 3, seed=0)
+    train_part, valid_part = split(range(20), 0.8, 3, seed=0)
     assert len(train_part) == 16 and len(valid_part) == 3
-    assert not set(train_part) & set(valid_part) and split(20, 0.8, 3, 0) == (
+    assert not set(train_part) & set(valid_part) and split(range(20), 0.8, 3, 0) == (
         train_part,
         valid_part,
     )
     with pytest.raises(
         ValueError, match=r"`train_valid_frac` is 0.99, of 20 images that leaves 20"
     ):
-        split(20, 0.99, None, 0)
+        split(range(20), 0.99, None, 0)
 
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -499,7 +502,7 @@ def test_validation_is_an_exact_mean_on_fixed_noise(cache: EmbeddingCache) -> No
     assert torch.equal(before, torch.get_rng_state())
     losses = []
     for place, index in enumerate(loop.data.valid):
-        image, text, mask = loop.data.collate([loop.data.dataset[index]])
+        image, text, mask = collate([loop.data.dataset[index]], cache)
         noise = loop.state.ema.training_noise(1, 0.0, generator(0, VALIDATION, 0, place))
         noise = noise._replace(t=torch.tensor([(place + 0.5) / 4]))
         with torch.no_grad():
@@ -585,12 +588,41 @@ def test_accumulated_gradients_are_those_of_all_batches(
     for number, indices in enumerate(batches[:2]):
         torch.manual_seed(0)
         stage.train()
-        images, text, mask = other.data.collate([other.data.dataset[i] for i in indices])
+        images, text, mask = collate([other.data.dataset[i] for i in indices], cache)
         noise = stage.training_noise(4, 0.1, generator(0, NOISE, 0, 0, number))
         torch.manual_seed(seed_of(0, DROPOUT, 0, 0, number, 0))  # for dropout
         (stage(images, text, mask, noise).mean() / 2).backward()
     for found, due in zip(seen[0], (w.grad for w in stage.parameters()), strict=True):
         torch.testing.assert_close(found, due)
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_loader_processes_are_started_once(cache: EmbeddingCache) -> None:
+    """For all epochs and validations; batches are those of a training without them."""
+    plain, loop = Loop(cache), Loop(cache)
+    loop.data.num_workers = 1
+    started = []
+    for record, other in zip(plain.run(), loop.run(), strict=True):
+        assert type(record) is type(other)
+        if isinstance(record, EpochRecord):
+            assert record.valid_loss == other.valid_loss
+            started += [child.pid for child in multiprocessing.active_children()]
+    assert len(started) == 2 and started[0] == started[1]
+
+
+def test_an_error_of_a_loader_process_is_one_line(cache: EmbeddingCache) -> None:
+    """As without processes: the file and what is wrong with it, no traceback."""
+
+    def fail(indices: Sequence[int], epoch: int | None = None) -> Any:
+        raise ValueError(f"picture {indices[0]} is missing")
+
+    for workers in (0, 1):
+        loop = Loop(cache)
+        loop.data.num_workers = workers
+        loop.data.dataset.items = fail  # type: ignore[method-assign]
+        with pytest.raises(ValueError, match=r"^picture \d+ is missing$"):
+            list(loop.run())
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
@@ -784,6 +816,36 @@ def test_training_killed_without_a_word_goes_on_from_its_last_checkpoint(
     assert (state.epoch, state.batch) == (1, 4)
     assert "loss" in TrainingDirectory.open(old).progress.read_text().splitlines()[-1]
     assert_same(final_state(run({"restart_directory": str(old)})), uninterrupted)
+
+
+@pytest.mark.slow
+def test_crops_and_flips_are_the_same_after_a_break(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with loader processes, and where every epoch decodes the pictures again."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(24):
+        noise = random.integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a picture\nnumber {i}\n")
+    changes = {"dataset": str(folder), "num_images": None, "crop": "random", "flip": True}
+    changes |= {"crop_side": 4, "batch_size": 8}
+    monkeypatch.setattr(cascade, "_train_in_processes", cascade._train_here)
+    due = final_state(run(tiny, **changes))
+    other = final_state(run(tiny, **(changes | {"crop_side": None})))
+    assert any(not torch.equal(due[name], other[name]) for name in due)
+
+    assert_same(final_state(run(tiny, **changes, num_workers=1)), due)
+    with monkeypatch.context() as patch:
+        at_step(patch, 8, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(RunStopped) as caught:
+            run(tiny, **changes)
+        patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
+        old = re.search(r"`restart_directory` (.*)", str(caught.value))
+        assert old is not None
+        assert_same(final_state(run({"restart_directory": old[1]})), due)
 
 
 def test_checkpoint_has_optimizer_epoch_and_best_loss(cache: EmbeddingCache) -> None:

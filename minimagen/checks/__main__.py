@@ -6,6 +6,7 @@ import argparse
 import importlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,12 +99,15 @@ def main(
         help="run the notebooks (their code, on this machine) instead of reading the outputs that "
         "were saved with them; nothing is written",
     )
+    parser.add_argument("--DEBUG", action="store_true", help="show the traceback of an error")
     given = parser.parse_args(arguments)
     try:
         folders = [Path(folder) for folder in given.folders] or [_usual_folder()]
         for folder in folders:
             _show(folder, given.run, title=len(folders) > 1)
     except (ValueError, OSError) as error:
+        if given.DEBUG:
+            traceback.print_exc()
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

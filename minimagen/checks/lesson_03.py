@@ -852,7 +852,7 @@ LISTENS = 1.15  # told the wrong times, a network's error should be larger by th
 @cache
 def _images(count: int, seed: int) -> Tensor:
     data = ShapesDataset(MINIMAL, count, SIDE, seed=seed)
-    items: Sequence[Any] = data.__getitems__(list(range(count)))
+    items: Sequence[Any] = data.items(range(count))
     return torch.stack([item["image"] for item in items])
 
 

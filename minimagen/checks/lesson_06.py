@@ -393,7 +393,7 @@ def _right_pair(
 @cache
 def _guided() -> tuple[Tensor, Tensor]:
     data = ShapesDataset(FULL, 8, 32, seed=6)
-    items: Sequence[Any] = data.__getitems__(list(range(8)))
+    items: Sequence[Any] = data.items(range(8))
     images = torch.stack([item["image"] for item in items])
     true = (images + 1) * torch.linspace(1, 0.6, 32) - 1  # light from the left
     unguided = 0.7 * true + 0.3 * true.mean(0)  # knows half of what the caption says

@@ -6,7 +6,8 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+
+from minimagen.cli.process import run
 
 COMMANDS = {  # name: (module, what it does)
     "main": ("minimagen.cli.main", "train a small cascade, draw with it, and measure it"),
@@ -26,13 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] in COMMANDS:
-        try:
-            module = import_module(COMMANDS[argv[0]][0])
-            code: int = module.main(argv[1:], program=f"minimagen {argv[0]}")
-            return code
-        except KeyboardInterrupt:  # while a module is imported
-            print(f"minimagen {argv[0]}: stopped", file=sys.stderr)
-            return 130
+        return run(COMMANDS[argv[0]][0], f"minimagen {argv[0]}", argv[1:])
     if argv and argv[0] not in ("-h", "--help", "--version"):
         near = difflib.get_close_matches(argv[0], COMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}"

@@ -13,11 +13,15 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn, get_type_hints
 
-from minimagen.settings import describe, flag_name, to_text
+from minimagen.cli.process import Signals
+from minimagen.settings import brief, describe, flag_name, to_text
+
+MOST = 1000  # characters of an error that are printed
 
 
 class _Help(argparse.HelpFormatter):
@@ -38,8 +42,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=program, description=description, allow_abbrev=False, formatter_class=_Help
         )
-        self.flags: dict[str, str] = {}  # each setting that is a flag, and the flag's name
+        self.flags = {"debug": "--DEBUG"}  # each setting that is a flag, and the flag's name
         self.groups: dict[str, Any] = {}  # of flags in --help, by name
+        self.add_argument(
+            "--DEBUG",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="show the traceback of an error",
+        )
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
@@ -103,7 +113,7 @@ def _metavar(hint: Any, text: str) -> str:
 
 
 def given_flags(parser: Parser, argv: Sequence[str] | None) -> dict[str, object]:
-    """The flags in ``argv``, by the setting's name; their values are still text."""
+    """The flags in ``argv`` but --DEBUG, by the setting's name; their values are still text."""
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]
@@ -111,7 +121,10 @@ def given_flags(parser: Parser, argv: Sequence[str] | None) -> dict[str, object]
         if near:
             parser.error(f"unknown flag {flag}, did you mean {near}?")
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return vars(given)
+    for name, value in vars(given).items():
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(f"`{name}` is {brief(value)}, it should be UTF-8 text")
+    return {name: value for name, value in vars(given).items() if name != "DEBUG"}
 
 
 def _near(parser: Parser, flag: str) -> str | None:
@@ -131,35 +144,49 @@ def run_command(
     work: called with the flags that were given; returns the exit code, None means 0
 
     Exit codes: 0 done; 2 a flag or a file is wrong (ValueError); 1 the work cannot go on (RunError,
-    such as a loss that is not finite; OSError, such as a full disk); 130 stopped by Ctrl-C; 143
-    stopped by SIGTERM. Any other exception is a bug, and keeps its traceback.
+    such as a loss that is not finite; OSError, such as a full disk; too little memory); 130 stopped
+    by Ctrl-C; 143 stopped by SIGTERM. Any other exception is a fault of ours, and is raised. With
+    --DEBUG the traceback of every error is printed.
     """
-    with warnings.catch_warnings():
-        quiet_libraries(parser)
-        try:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    signals = Signals(parser.prog, interruptible=True)
+    try:
+        with signals, warnings.catch_warnings():
+            quiet_libraries(parser)
             return work(given_flags(parser, argv)) or 0
-        except KeyboardInterrupt:
-            code, line = 130, "stopped"
-        except Exception as error:
-            found = _exit_code(error)
-            if found is None:
-                raise
-            code, line = found, " ".join(str(error).split()) or type(error).__name__
-            if code <= 2:
-                line = f"error: {line}"
-    print(f"{parser.prog}: {parser.as_flags(line)}", file=sys.stderr)
+    except (Exception, KeyboardInterrupt) as error:
+        if signals.number or isinstance(error, KeyboardInterrupt):  # which may have been turned
+            code, line = 128 + (signals.number or 2), "stopped"  # into another error
+        else:
+            code, line = _code_and_line(error, parser)
+        if "--DEBUG" in argv:
+            traceback.print_exc()
+    print(f"{parser.prog}: {_shortened(parser.as_flags(line))}", file=sys.stderr)
     return code
 
 
-def _exit_code(error: Exception) -> int | None:
-    """The exit code for an error, see ``run_command``; None for a bug."""
-    if isinstance(error, ValueError | OSError):
-        return 2 if isinstance(error, ValueError) else 1
-    from minimagen.training import RunError, RunStopped  # only here: this imports torch
+def _code_and_line(error: Exception, parser: Parser) -> tuple[int, str]:
+    """The exit code for an error and what to print, as ``run_command`` says; raises a fault."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ValueError):
+        return 2, f"error: {line}"
+    from minimagen.devices import out_of_memory  # only here: these import torch
+    from minimagen.training import RunError, RunStopped
 
     if isinstance(error, RunStopped):
-        return error.exit_code
-    return 1 if isinstance(error, RunError) else None
+        return error.exit_code, line
+    if out_of_memory(error):
+        advice = ": give half the `batch_size`" if "batch_size" in parser.flags else ""
+        advice += " and twice the `accum_iter`" if "accum_iter" in parser.flags else ""
+        return 1, f"error: too little memory{advice}"
+    if isinstance(error, RunError | OSError) and not isinstance(error, BrokenPipeError):
+        return 1, f"error: {line}"
+    raise error
+
+
+def _shortened(line: str) -> str:
+    """A line without its middle, if it has more than ``MOST`` characters."""
+    return line if len(line) <= MOST else f"{line[: MOST // 2]} ... {line[-MOST // 4 :]}"
 
 
 def set_threads(threads: int | None) -> None:

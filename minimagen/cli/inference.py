@@ -47,7 +47,3 @@ def infer(config: GenerationConfig) -> Generated:
     print(f"drew {count(len(captions), 'image')} in {seconds:.1f} s: {directory}")
     print(f"all of them at a glance: {directory / 'contact_sheet.png'}", flush=True)
     return made
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(program="python -m minimagen.cli.inference"))

@@ -116,7 +116,3 @@ def open_lab(folder: Path, browser: bool = True) -> int:
         finally:
             signal.signal(signal.SIGINT, before[0])
             signal.signal(signal.SIGTERM, before[1])
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(program="python -m minimagen.cli.lessons"))

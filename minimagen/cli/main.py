@@ -149,7 +149,3 @@ def _peak_memory() -> str:
         f", with at most {here:.2f} GiB of memory in this process and {children:.2f} GiB in its "
         "largest child process"
     )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(program="python -m minimagen.cli.main"))

@@ -32,7 +32,3 @@ def main(argv: Sequence[str] | None = None, program: str = "train.py") -> int:
         train(plan, say=parser.say)
 
     return run_command(parser, work, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(program="python -m minimagen.cli.train"))

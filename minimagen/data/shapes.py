@@ -12,7 +12,9 @@ sampled, can be checked against an image (``minimagen.evaluation``).
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 import math
 import random
 import re
@@ -376,42 +378,58 @@ class ShapesDataset(Dataset[dict[str, object]]):
     side:     side of the images, in pixels
     seed:     of scenes, places and phrasings
     held_out: only scenes with a held-out combination, instead of none
+
+    captions: of all items; pictures: the number of each item's picture: its own
     """
+
+    check = ""  # nothing was looked at
+    left_out = ()
 
     def __init__(
         self, world: World, length: int, side: int, seed: int = 0, held_out: bool = False
     ) -> None:
         if length < 1:
             raise ValueError(f"length is {length}, it should be a positive number of scenes")
-        self.world, self.side = world, side
+        self.world, self.side, self.seed, self.held_out = world, side, seed, held_out
         self.captions: list[str] = []
         self.scenes: list[Scene] = []
+        self.pictures = range(length)
         for index in range(length):
             rng = random.Random(f"{world.name}/{held_out}/{seed}/{index}")
             description = sample_description(world, rng, held_out)
             self.captions.append(caption(description, rng))
             self.scenes.append(place(description, rng, world))
-        self._bytes = torch.zeros(length, 3, side, side, dtype=torch.uint8)
+        self._bytes = torch.zeros(0, 3, side, side, dtype=torch.uint8)  # of all, once one is drawn
         self._drawn = torch.zeros(length, dtype=torch.bool)
 
     def digest(self) -> str:
-        """SHA-256 of all captions, in hexadecimal."""
-        return hashlib.sha256("\n".join(self.captions).encode()).hexdigest()
+        """SHA-256 of the world, the seed and all captions: they decide every scene."""
+        told = [self.world.name, self.held_out, self.seed, self.captions]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def at(self, side: int) -> ShapesDataset:
+        """The same scenes, drawn with another side."""
+        other = copy.copy(self)
+        other.side = side
+        other._bytes, other._drawn = self._bytes.new_zeros(0, 3, side, side), self._drawn & False
+        return other
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        return self.__getitems__([index])[0]
+        return self.items([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, object]]:
-        """Many items at once, for torch's DataLoader: one call renders all of them."""
+    def items(self, indices: Sequence[int], epoch: int | None = None) -> list[dict[str, object]]:
+        """Several items at once, the same in every epoch: one call renders all of them."""
+        if not len(self._bytes):
+            self._bytes = self._bytes.new_zeros(len(self), 3, self.side, self.side)
         new = [i for i in indices if not self._drawn[i]]
         if new:
             images = render([self.scenes[i] for i in new], self.side)
             self._bytes[new] = ((images + 1) * 127.5).round().to(torch.uint8)
             self._drawn[new] = True
-        images = self._bytes[indices].float() / 127.5 - 1
+        images = self._bytes[list(indices)].float() / 127.5 - 1
         return [
             {"image": image, "caption": self.captions[i]}
             for image, i in zip(images, indices, strict=True)

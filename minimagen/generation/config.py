@@ -5,7 +5,16 @@ from __future__ import annotations
 from minimagen.devices import DeviceName, Precision
 from minimagen.imagen import Weight
 from minimagen.samplers import SamplerName
-from minimagen.settings import Count, PerStage, Seed, Share, setting, settings
+from minimagen.settings import (
+    Images,
+    PerStage,
+    Seed,
+    Share,
+    Threads,
+    Times,
+    setting,
+    settings,
+)
 
 
 @settings
@@ -25,7 +34,7 @@ class GenerationConfig:
     captions: str | None = setting(
         None, "images", "a caption, or a .txt file with one caption per line (captions.txt)", "c"
     )
-    images_per_caption: Count = setting(1, "images", "images per caption")
+    images_per_caption: Images = setting(1, "images", "images per caption")
     seed: Seed = setting(0, "images", "seed of the first image; image i uses this seed + i")
     guidance_weight: PerStage[Weight] | None = setting(
         None, "sampling", "how strongly images follow their captions; 1 is off (the model's)"
@@ -33,18 +42,18 @@ class GenerationConfig:
     sampler: PerStage[SamplerName] | None = setting(
         None, "sampling", "sampling method (the model's)"
     )
-    sampling_steps: PerStage[Count] | None = setting(
+    sampling_steps: PerStage[Times] | None = setting(
         None, "sampling", "number of steps from noise to image (the model's)"
     )
     aug_level: PerStage[Share] | None = setting(
         None, "sampling", "level of noise added to the small image, 0 to 1 (the model's)"
     )
-    batch_size: Count = setting(16, "run", "images drawn at the same time")
+    batch_size: Images = setting(16, "run", "images drawn at the same time")
     device: DeviceName = setting("auto", "run", "where to compute")
     precision: Precision = setting(
         "auto", "run", "auto is bf16 on CUDA GPUs that support it, else fp32"
     )
-    threads: Count | None = setting(None, "run", "CPU threads (torch's default)")
+    threads: Threads | None = setting(None, "run", "CPU threads (torch's default)")
     output_directory: str = setting(
         ".", "run", "where to make generated_images_<TIMESTAMP>/", metavar="DIR"
     )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from minimagen.files import new_directory
 from minimagen.generation.draw import State
 from minimagen.imagen import ImagenConfig
-from minimagen.run_directory import timestamped_directory
+from minimagen.run_directory import timestamped
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -194,22 +195,29 @@ def write(
     contact_sheet.png                   all images with their captions
     animation.gif                       the images forming out of noise, if frames are given
     imagen_training_directory.txt       ``source``, the training directory
+
+    Raises OSError, naming the file, if one cannot be written. The directory is whole or not there.
     """
-    directory = timestamped_directory(output, "generated_images")
     names = [f"stage_{k}" for k in range(len(stages) - 1)] + ["generated_images"]
     texts = {"captions.txt": captions, "imagen_training_directory.txt": [str(source)]}
-    try:
-        for name, images in zip(names, stages, strict=True):
-            (directory / name).mkdir()
+
+    def fill(directory: Path, final: str) -> None:
+        def save(name: str, write: Callable[[Path], object]) -> None:
+            try:
+                write(directory / name)
+            except OSError as error:
+                path = Path(output) / final / name
+                raise OSError(f"{path} cannot be written: {error}") from None
+
+        for folder, images in zip(names, stages, strict=True):
+            (directory / folder).mkdir()
             for i, image in enumerate(images):
-                to_image(image).save(directory / name / f"image_{i}.png")
+                save(f"{folder}/image_{i}.png", to_image(image).save)
         for name, lines in texts.items():
             text = "".join(f"{line}\n" for line in lines)
-            (directory / name).write_text(text, encoding="utf-8")
-        contact_sheet(stages[-1], captions).save(directory / "contact_sheet.png")
+            save(name, partial(Path.write_text, data=text, encoding="utf-8"))
+        save("contact_sheet.png", contact_sheet(stages[-1], captions).save)
         if frames is not None:
-            animation(directory / "animation.gif", frames, captions)
-    except BaseException:  # full disk, Ctrl-C: leave no incomplete directory
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    return directory
+            save("animation.gif", partial(animation, frames=frames, captions=captions))
+
+    return new_directory(timestamped(output, "generated_images"), fill)

@@ -9,8 +9,10 @@ order does not matter.
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -25,15 +27,16 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from minimagen.data import words
+from minimagen.devices import out_of_memory
 from minimagen.run_directory import Sources, TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache, load_text_encoder
-from minimagen.training.batches import distinct
+from minimagen.training.batches import Data, distinct
 from minimagen.training.loop import steps_per_epoch
 from minimagen.training.report import AfterEpoch, Line, Report, Running
 from minimagen.training.resolve import Plan, launched
 from minimagen.training.run import load_dataset, run_stage
-from minimagen.training.stop import RunError, RunStopped, StopSignal, ignored
+from minimagen.training.stop import RunError, RunStopped, StopSignal, kept_from_children
 from minimagen.training.table import begin_table
 
 
@@ -55,35 +58,47 @@ def train(
     Ctrl-C or SIGTERM, and OSError if a file cannot be written; the last good checkpoints stay then.
     """
     main = not launched() or PartialState(cpu=plan.device.type == "cpu").is_main_process
-    dataset, train_indices, valid_indices = load_dataset(plan, 0)
-    with Report(plan, main, quiet, say) as report, tempfile.TemporaryDirectory() as scratch:
-        used = [dataset.captions[i] for i in (*train_indices, *valid_indices)]
+    with (
+        Report(plan, main, quiet, say) as report,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+    ):
+        with report.bar("images", None, "img") as bar:
+
+            def looked(done: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            data = load_dataset(plan, Path(scratch), looked)
+        captions = data.dataset.captions
+        used = [captions[i] for i in (*data.train, *data.valid)]
+        report.checked(data.dataset)
         embeddings, fingerprint = _embed(plan, used, Path(scratch), report)
         sources = Sources(
             plan.config.dataset,
-            dataset.digest(),
+            data.dataset.digest(),
             plan.imagen.text_encoder,
             fingerprint,
             plan.processes,
         )
-        plan = _compare(plan, sources, len(train_indices))
-        captions = [dataset.captions[i] for i in train_indices]
-        known = {word for caption in captions for word in words(caption)}
+        plan = _compare(plan, sources, len(data.train))
+        known = {word for i in data.train for word in words(captions[i])}
         directory = _make_directory(plan, main, sources, known)
-        report.begin(directory, len(train_indices), len(valid_indices))
+        report.begin(directory, data)
         if after_epoch is not None:
-            shown = list(dict.fromkeys(dataset.captions[i] for i in valid_indices))
-            running = Running(plan, directory, len(train_indices), shown, embeddings)
+            shown = list(dict.fromkeys(captions[i] for i in data.valid))
+            running = Running(plan, directory, len(data.train), shown, embeddings)
             report.after_epoch = partial(after_epoch, running)
-        del dataset
         try:
             if launched():
-                _train_here(plan, directory, embeddings, report)
+                _train_here(plan, directory, data, embeddings, report)
             else:
-                _train_in_processes(plan, directory, embeddings, report)
-        except (RunError, RunStopped) as error:
-            report.show(Line(str(error)))
-            raise
+                _train_in_processes(plan, directory, data, embeddings, report)
+        except Exception as error:
+            if out_of_memory(error):
+                error = RunError(f"too little memory{_less_memory(directory)}")
+            if isinstance(error, RunError | RunStopped):
+                report.show(Line(str(error)))
+            raise error from None
         report.show(Line(f"finished; the results are in {directory.path}", True))
     return directory
 
@@ -183,38 +198,49 @@ def _make_directory(
         fill(directory)
         directory.copy_results(plan.results)
 
-    path: list[Any] = [None]
     if launched():
         PartialState().wait_for_everyone()  # until each has read what is changed now
-    if main and plan.old is not None and plan.config.training_directory is not None:
-        plan.old.prepare(plan.results)
-        fill(plan.old)
+    path: list[Any] = [None]
+    if plan.old is not None and plan.config.training_directory is not None:
+        if main:
+            plan.old.prepare(plan.results)
+            fill(plan.old)
         path = [str(plan.old.path)]
     elif main:
         path = [str(TrainingDirectory.create(plan.config.output_directory, copy).path)]
     if launched():
         broadcast_object_list(path)
-    return TrainingDirectory.open(path[0])
+    return TrainingDirectory(path[0])
 
 
 # --- one process per stage ------------------------------------------------------------------------
 
 
 def _train_here(
-    plan: Plan, directory: TrainingDirectory, embeddings: EmbeddingCache, report: Report
+    plan: Plan,
+    directory: TrainingDirectory,
+    data: Data,
+    embeddings: EmbeddingCache,
+    report: Report,
 ) -> None:
     """Train all stages in this process, one of several that a launcher has started."""
     torch.set_num_threads(plan.threads)
     with StopSignal() as stop:
         for index in plan.stages:
-            for message in run_stage(plan, index, directory, embeddings, lambda: stop.number > 0):
+            for message in run_stage(
+                plan, index, directory, data, embeddings, lambda: stop.number > 0
+            ):
                 report.show(message)
             if stop.number:
                 raise _stopped(directory, stop.number)
 
 
 def _train_in_processes(
-    plan: Plan, directory: TrainingDirectory, embeddings: EmbeddingCache, report: Report
+    plan: Plan,
+    directory: TrainingDirectory,
+    data: Data,
+    embeddings: EmbeddingCache,
+    report: Report,
 ) -> None:
     """Train each stage in its own process, all at the same time or one after the other.
 
@@ -222,13 +248,14 @@ def _train_in_processes(
     """
     groups = [plan.stages] if plan.side_by_side else [(index,) for index in plan.stages]
     for group in groups:
-        _train_group(group, plan, directory, embeddings.path, report)
+        _train_group(group, plan, directory, data, embeddings.path, report)
 
 
 def _train_group(
     group: Sequence[int],
     plan: Plan,
     directory: TrainingDirectory,
+    data: Data,
     path: Path | None,
     report: Report,
 ) -> None:
@@ -239,9 +266,9 @@ def _train_group(
         try:
             for index in group:
                 receiver, sender = context.Pipe(duplex=False)
-                arguments = (sender, stop, plan, index, directory.path, path)
+                arguments = (sender, stop, plan, index, directory.path, data, path)
                 process = context.Process(target=_process, args=arguments, name=f"stage {index}")
-                with ignored(signal.SIGINT):  # the process inherits that: Ctrl-C is the parent's
+                with kept_from_children(signal.SIGINT):  # Ctrl-C is for this process
                     process.start()
                 sender.close()  # the process has its own; when it ends, the receiver sees the end
                 runs[receiver] = index, process
@@ -253,8 +280,12 @@ def _train_group(
                     except EOFError:
                         del runs[connection]
                         process.join()
-                        died = f"the process of stage {index} died, exit code {process.exitcode}"
-                        error = error or (RunError(died) if process.exitcode else None)
+                        code = process.exitcode
+                        if code and code != -asked.number:  # a signal may be for all processes
+                            died = f"the process of stage {index} died, exit code {code}"
+                            if code == -9:  # SIGKILL
+                                died += f", perhaps of too little memory{_less_memory(directory)}"
+                            error = error or RunError(died)
                         continue
                     if isinstance(message, Exception):
                         error = error or message
@@ -272,10 +303,16 @@ def _train_group(
 
 
 def _process(
-    sender: Connection, stop: Any, plan: Plan, index: int, path: Path, embeddings: Path
+    sender: Connection,
+    stop: Any,
+    plan: Plan,
+    index: int,
+    path: Path,
+    data: Data,
+    embeddings: Path,
 ) -> None:
     """The work of a process: train a stage, and send its messages."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited, on Windows
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which it gets on Windows
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     torch.set_num_threads(plan.threads)
     parent = multiprocessing.parent_process()
@@ -289,10 +326,28 @@ def _process(
 
     try:
         directory = TrainingDirectory.open(path)
-        for message in run_stage(plan, index, directory, EmbeddingCache.saved(embeddings), asked):
+        cache = EmbeddingCache.saved(embeddings)
+        for message in run_stage(plan, index, directory, data, cache, asked):
             send(message)
-    except (ValueError, RunError, OSError) as error:
-        send(error)
+    except Exception as error:
+        send(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that can be sent to another process, with its traceback as a note."""
+    error.add_note(traceback.format_exc())
+    try:
+        return cast(Exception, pickle.loads(pickle.dumps(error)))
+    except Exception:  # many classes cannot be pickled
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _less_memory(directory: TrainingDirectory) -> str:
+    """How to go on after memory ran out."""
+    advice = ": start again with half the `batch_size` and twice the `accum_iter`"
+    if any(directory.tmp.glob("*.safetensors")):
+        advice += f", or free memory and go on with `restart_directory` {directory.path}"
+    return advice
 
 
 def _stopped(directory: TrainingDirectory, number: int) -> RunStopped:

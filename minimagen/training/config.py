@@ -5,15 +5,29 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated
 
-from annotated_types import Interval
+from annotated_types import Interval, Le
 
-from minimagen.data import DEFAULT_LENGTH
+from minimagen.data import DEFAULT_LENGTH, Crop
 from minimagen.data.shapes import WORLDS
 from minimagen.devices import DeviceName, Precision
-from minimagen.settings import Count, PerStage, Seed, setting, settings, to_text
+from minimagen.settings import (
+    AtLeast0,
+    Count,
+    Images,
+    PerStage,
+    Seed,
+    Share,
+    Side,
+    Threads,
+    Times,
+    Tokens,
+    setting,
+    settings,
+    to_text,
+)
 
-AtLeast0 = Annotated[int, Interval(ge=0)]
 Positive = Annotated[float, Interval(gt=0)]
+Length = Annotated[int, Interval(ge=2), Le(100_000_000)]  # of a data set
 
 
 @settings
@@ -30,7 +44,7 @@ class TrainConfig:
         "p",
         metavar="DIR",
     )
-    img_side_len: Count | None = setting(
+    img_side_len: Side | None = setting(
         None, "model", "side of the finished images, in pixels (the model's)", "s"
     )
     t5_name: str | None = setting(
@@ -40,32 +54,49 @@ class TrainConfig:
         "t5",
         metavar="NAME",
     )
-    max_num_words: Annotated[int, Interval(ge=2)] | None = setting(
+    max_num_words: Tokens | None = setting(
         None, "model", "maximum caption length, in tokens (64)", "mw"
     )
-    timesteps: Count | None = setting(
+    timesteps: Times | None = setting(
         None, "model", "number of times from which samplers choose their steps (1000)", "t"
     )
     dataset: str = setting(
         "shapes",
         "data",
         f"a world of shapes ({', '.join(WORLDS)}), a data set on the Hugging Face Hub, or a local "
-        "folder of images",
+        "folder or .parquet of images",
         metavar="NAME",
     )
     other_data: bool = setting(
         False, "data", "go on with a training although its images or captions have changed"
     )
-    num_images: Annotated[int, Interval(ge=2)] | None = setting(
+    num_images: Length | None = setting(
         None,
         "data",
         f"scenes of a shapes world ({DEFAULT_LENGTH}), or maximum number of other images (all)",
     )
     image_column: str = setting(
-        "image", "data", "column of a data set with the images", metavar="NAME"
+        "image", "data", "column of a data set with the images, or file_name", metavar="NAME"
     )
     caption_column: str = setting(
         "text", "data", "column of a data set with the captions", metavar="NAME"
+    )
+    max_left_out: Share = setting(
+        0.1, "data", "largest share of images that may be left out because they cannot be used"
+    )
+    streaming: bool = setting(
+        False,
+        "data",
+        "read a data set of the Hub row by row, and keep only small squares",
+    )
+    crop: Crop = setting(
+        "centre", "data", "square that an image is cut to in training; random: another each epoch"
+    )
+    flip: bool = setting(
+        False,
+        "data",
+        "mirror half of the images in training, others each epoch; captions with left or right "
+        "are wrong then",
     )
     train_valid_frac: Annotated[float, Interval(gt=0, lt=1)] = setting(
         0.9, "data", "share of the images for training; the rest is for validation", "f"
@@ -76,22 +107,30 @@ class TrainConfig:
     data_license: str | None = setting(
         None, "data", "licence of the data, for the model card (a Hub data set's own)", None, True
     )
-    num_workers: AtLeast0 = setting(
+    num_workers: Annotated[int, Interval(ge=0), Le(128)] = setting(
         0, "data", "worker processes that load images; 0 loads them in the training process", "n"
     )
     cache_directory: str | None = setting(
         ".cache", "data", "where to keep text embeddings for later, or none", None, True, "DIR"
     )
     epochs: PerStage[Count] = setting((8,), "training", "passes over the data", "e")
-    batch_size: PerStage[Count] = setting(
+    batch_size: PerStage[Images] = setting(
         (32,), "training", "images per batch, of each process", "b"
     )
-    optim_lr: PerStage[Positive] = setting((2e-3,), "training", "peak learning rate", "lr")
-    accum_iter: Count = setting(
+    optim_lr: PerStage[Annotated[float, Interval(gt=0), Le(10)]] = setting(
+        (2e-3,), "training", "peak learning rate", "lr"
+    )
+    accum_iter: Images = setting(
         1, "training", "batches per optimizer step (gradient accumulation)", "ai"
     )
     warmup: AtLeast0 = setting(
         100, "training", "steps over which the learning rate rises at the start"
+    )
+    crop_side: Count | None = setting(
+        None,
+        "training",
+        "train stages above the base on random windows of this side, in pixels: less memory (whole "
+        "images)",
     )
     clip_norm: Positive = setting(1.0, "training", "maximum gradient norm")
     ema_decay: Annotated[float, Interval(ge=0, lt=1)] = setting(
@@ -120,7 +159,7 @@ class TrainConfig:
     precision: Precision = setting(
         "auto", "run", "auto is bf16 where the hardware supports it, else fp32"
     )
-    threads: Count | None = setting(
+    threads: Threads | None = setting(
         None, "run", "CPU threads, shared by all stages (torch's default)"
     )
     log_with: str | None = setting(
@@ -155,7 +194,14 @@ OF_A_CALL = (  # of the command, not of the training
     "push_to",
 )
 KEPT = tuple(item.name for item in fields(TrainConfig) if item.name not in OF_A_CALL)
-LATER: tuple[str, ...] = ("data_license",)  # those that a directory of an older version may lack
+LATER = (  # those that a directory of an older version may lack
+    "data_license",
+    "max_left_out",
+    "streaming",
+    "crop",
+    "flip",
+    "crop_side",
+)
 TESTING: dict[str, object] = {  # what --TESTING sets
     "dataset": "shapes-minimal",
     "num_images": 256,

@@ -46,6 +46,7 @@ class StageSettings(NamedTuple):
     ema_decay: float
     seed: int
     text_dropout: float  # share of captions hidden
+    crop_side: int | None = None  # of the windows that a super-resolution stage trains on
 
 
 class StepRecord(NamedTuple):
@@ -104,12 +105,14 @@ def train_stage(
         order = generator(settings.seed, ORDER, index, state.epoch)
         batches = epoch_batches(data.train, settings.batch_size, settings.accum_iter, order)
         mine = [batch[rank::processes] or batch[:1] for batch in batches[state.batch :]]
-        for batch in data.load(mine):
+        for batch in data.load(mine, state.epoch):
             images, text, mask = (part.to(device, non_blocking=True) for part in batch)
             here = (index, state.epoch, state.batch)
             whole = len(batches[state.batch])
             random = generator(settings.seed, NOISE, *here)
-            noise = state.stage.training_noise(whole, settings.text_dropout, random)
+            noise = state.stage.training_noise(
+                whole, settings.text_dropout, random, settings.crop_side
+            )
             noise = TrainingNoise(*(part[rank % whole :: processes] for part in noise)).to(device)
             counts = float(rank < whole)  # else the batch has no image for this process: see mine
             if state.stage.unet.config.dropout > 0:  # which uses torch's global generator
@@ -161,9 +164,9 @@ def validate(
 ) -> float:
     """Loss of a stage in eval mode, mean over the validation images.
 
-    Each image has its own noise, time and level, the same in every epoch. No caption is hidden, and
-    there is no dropout. So losses of different epochs, batch sizes and numbers of processes can be
-    compared.
+    Each image has its own noise, time, level and window, the same in every epoch. No caption is
+    hidden, and there is no dropout. So losses of different epochs, batch sizes and numbers of
+    processes can be compared.
     """
     stage.eval()
     device, count = accelerator.device, len(data.valid)
@@ -175,7 +178,7 @@ def validate(
     for part, batch in zip(parts, loader, strict=True):
         images, text, mask = (tensor.to(device) for tensor in batch)
         randoms = [generator(settings.seed, VALIDATION, settings.stage, i) for i in part]
-        each = [stage.training_noise(1, 0.0, random) for random in randoms]
+        each = [stage.training_noise(1, 0.0, random, settings.crop_side) for random in randoms]
         noise = TrainingNoise(*(torch.cat(rows) for rows in zip(*each, strict=True)))
         noise = noise._replace(t=(torch.tensor(part) + 0.5) / count).to(device)  # spread evenly
         with accelerator.autocast():

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from tqdm import tqdm
 
+from minimagen.data import CaptionedDataset
 from minimagen.imagen import Imagen
 from minimagen.run_directory import TrainingDirectory
 from minimagen.text import EmbeddingCache
+from minimagen.training.batches import Data
 from minimagen.training.resolve import Plan
 from minimagen.training.table import Row, add_row, read_rows
 from minimagen.training.tracker import Tracker
@@ -83,7 +85,7 @@ class Report:
         if self._tracker is not None:
             self._tracker.finish()
 
-    def bar(self, name: str, total: int, unit: str) -> Any:
+    def bar(self, name: str, total: int | None, unit: str) -> Any:
         """A progress bar, on terminals only."""
         hidden = True if self.quiet else None
         return tqdm(total=total, desc=name, unit=unit, smoothing=0.05, disable=hidden)
@@ -119,7 +121,14 @@ class Report:
             if self._tracker is not None:
                 self._tracker.add(row)
 
-    def begin(self, directory: TrainingDirectory, train: int, valid: int) -> None:
+    def checked(self, dataset: CaptionedDataset) -> None:
+        """Report what was found in a data set; the log names every picture that is left out."""
+        if dataset.check:
+            self.show(Line(f"data: {dataset.check}", True))
+        for text in dataset.left_out:
+            self.show(Line(f"data: left out: {text}"))
+
+    def begin(self, directory: TrainingDirectory, data: Data) -> None:
         """Report what will be trained."""
         plan, early, self._early = self.plan, self._early, []
         self.directory = directory
@@ -144,10 +153,10 @@ class Report:
             self.show(
                 Line(f"stage {i}: {plan.imagen.stages[i].side} pixels, {count:,} weights", True)
             )
-        source = plan.config.dataset
-        self.show(
-            Line(f"data: {train} images to train on, {valid} to validate on, from {source}", True)
-        )
+        pictures = data.dataset.pictures
+        train, valid = (len({pictures[i] for i in part}) for part in (data.train, data.valid))
+        text = f"{train} images to train on, {valid} to validate on, from {plan.config.dataset}"
+        self.show(Line(f"data: {text}", True))
         self.show(Line(f"device {plan.device.type}, precision {plan.config.precision}"))
         if plan.side_by_side:
             stages = " and ".join(map(str, plan.stages))

@@ -87,6 +87,7 @@ class Plan:
             config.ema_decay,
             config.seed,
             self.imagen.text_dropout,
+            config.crop_side,
         )
 
 
@@ -149,6 +150,12 @@ def resolve(**given: object) -> Plan:
     stages = tuple(dict.fromkeys(every if config.stages is None else config.stages))
     for name in ("epochs", "batch_size", "optim_lr"):
         per_stage(getattr(config, name), name, len(model.unets))
+    for stage, unet in zip(model.imagen.stages[1:], model.unets[1:], strict=True):
+        if min(config.crop_side or stage.side, stage.side) % unet.side_multiple:
+            raise ValueError(
+                f"`crop_side` is {config.crop_side}, the U-Net for {stage.side} pixels needs a "
+                f"multiple of {unet.side_multiple}"
+            )
     if wrong := [stage for stage in stages if stage >= len(model.unets)]:
         raise ValueError(
             f"`stages` is {wrong[0]}, the stages of this model are 0 to {len(model.unets) - 1}"

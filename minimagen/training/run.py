@@ -8,17 +8,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from minimagen.data import CaptionedDataset, make_dataset
+from minimagen.data import make_dataset
+from minimagen.data.shapes import WORLDS
 from minimagen.imagen import Imagen, Stage
 from minimagen.randomness import WHITENING, generator
 from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache
-from minimagen.training.batches import StageData, distinct, split
+from minimagen.training.batches import Data, StageData, distinct, split
 from minimagen.training.loop import EpochRecord, check_loss, steps_per_epoch, train_stage
 from minimagen.training.report import Line, Progress, Saved
 from minimagen.training.resolve import Plan
@@ -28,43 +31,53 @@ from minimagen.training.table import Meter, Row
 WHITENING_CAPTIONS = 2000  # from which the mean and covariance of the text are computed
 
 
-def load_dataset(plan: Plan, index: int) -> tuple[CaptionedDataset, list[int], list[int]]:
-    """The data set of a stage, and the indices to train on and to validate on.
+def load_dataset(
+    plan: Plan,
+    scratch: Path | None = None,
+    progress: Callable[[int, int | None], object] = lambda done, total: None,
+) -> Data:
+    """The data of a training; every picture is looked at.
 
-    Images have the stage's side; everything else is the same for every stage. Raises ValueError,
-    naming the setting.
+    scratch:  folder for what is made of the pictures
+    progress: called with the number of pictures that were looked at, and their total if it is known
+
+    Raises ValueError, naming the setting.
     """
     config = plan.config
+    options: dict[str, Any] = {}
+    if config.dataset not in WORLDS:
+        options = {"scratch": scratch, "progress": progress}
+        for name in ("streaming", "crop", "flip", "max_left_out", "image_column", "caption_column"):
+            options[name] = getattr(config, name)
+    for name in ("streaming", "flip"):
+        if config.dataset in WORLDS and getattr(config, name):
+            raise ValueError(f"`{name}` is for real images, `dataset` is {config.dataset}")
     with naming("dataset"):
-        dataset = make_dataset(
-            config.dataset,
-            plan.imagen.stages[index].side,
-            config.num_images,
-            config.seed,
-            image_column=config.image_column,
-            caption_column=config.caption_column,
-        )
-    parts = split(len(dataset), config.train_valid_frac, config.valid_num, config.seed)
-    return dataset, *parts
+        sides = [stage.side for stage in plan.imagen.stages]
+        dataset = make_dataset(config.dataset, sides, config.num_images, config.seed, **options)
+    parts = split(dataset.pictures, config.train_valid_frac, config.valid_num, config.seed)
+    return Data(dataset, *parts)
 
 
 def run_stage(
     plan: Plan,
     index: int,
     directory: TrainingDirectory,
+    loaded: Data,
     embeddings: EmbeddingCache,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Line | Progress | Row | Saved]:
     """Train one stage, from its checkpoint in ``directory`` if it has one, and save the results.
 
-    embeddings: of all captions
+    loaded: what ``load_dataset`` gave; embeddings: of all its captions
     stop: called after each step; if it returns True, the stage is saved and the run ends
 
     Raises RunError if a loss is not finite, and OSError if a file cannot be written. The last good
     checkpoint stays then.
     """
     config, settings = plan.config, plan.stage_settings(index)
-    data = StageData(*load_dataset(plan, index), embeddings, config.num_workers)
+    dataset = loaded.dataset.at(plan.imagen.stages[index].side)
+    data = StageData(dataset, loaded.train, loaded.valid, embeddings, config.num_workers)
     accelerator = Accelerator(
         cpu=plan.device.type == "cpu",
         mixed_precision="no" if config.precision == "fp32" else config.precision,

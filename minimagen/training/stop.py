@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -21,16 +21,19 @@ class RunStopped(RuntimeError):
 
 
 @contextmanager
-def ignored(number: int) -> Iterator[None]:
-    """Within it, a signal has no effect. Outside the main thread signals stay as they are."""
-    before = None
-    with suppress(ValueError):  # not the main thread
-        before = signal.signal(number, signal.SIG_IGN)
+def kept_from_children(number: int) -> Iterator[None]:
+    """Processes that are started within it do not get this signal. (On Windows they do.)
+
+    This process gets it as ever, at the end at the latest.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
     finally:
-        if before is not None:
-            signal.signal(number, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopSignal:
