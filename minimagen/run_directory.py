@@ -11,7 +11,7 @@
         training_progress.txt   the log
         training_log.csv        losses, learning rate and speed, in rows
         samples.png             images of the same captions, a row every few epochs
-        curve.png, sheet.png    the losses; images of captions that it was not trained on
+        curve.png, sheet.png    the losses; images of held-out or validation captions
         README.md               the model card
 
 The weights and the checkpoint before the present ones are kept too, as ``<name>.previous``: if a
@@ -275,7 +275,7 @@ class TrainingDirectory:
 
     @property
     def sheet(self) -> Path:
-        """Images of captions that were not trained on."""
+        """Images of held-out captions, or of those of validation images."""
         return self.path / "sheet.png"
 
     @property

@@ -82,7 +82,7 @@ or `minimagen draw -d {directory.path.name} -c "a caption"`.
 
 {_command(config, parameters)}
 
-{_pictures(directory, measured)}"""
+{_pictures(directory, config.dataset in WORLDS, measured)}"""
     about = ModelCardData(
         library_name="minimagen",
         pipeline_tag="text-to-image",
@@ -150,7 +150,7 @@ def _license(name: str) -> str | None:
 
 def _command(config: TrainConfig, parameters: Parameters) -> str:
     """The command that repeats the training."""
-    again = f"`minimagen train {flag_name('parameters')} parameters`, with those of this directory"
+    again = f"`minimagen train {flag_name('parameters')} parameters` in this directory"
     model = default_architecture(config.testing)
     own_model = (parameters.imagen, parameters.unets) != (model.imagen, model.unets)
     skipped = OF_THE_MACHINE + OF_THE_MODEL + ("data_license",)
@@ -173,14 +173,15 @@ def _command(config: TrainConfig, parameters: Parameters) -> str:
     return f"```bash\n{command}\n```\n\nor {again}."
 
 
-def _pictures(directory: TrainingDirectory, measured: Measured | None) -> str:
+def _pictures(directory: TrainingDirectory, world: bool, measured: Measured | None) -> str:
+    """The pictures that there are. world: the captions are held out, and not only their images."""
     parts = []
     if directory.curve.exists():
         parts.append("![Losses of all stages](curve.png)\n\n`training_log.csv` has the figures.")
     if directory.samples.exists():
         parts.append("![The same captions as the training goes on](samples.png)")
     if measured is not None:
-        what = "that it was not trained on"
+        what = "that it was not trained on" if world else "of images that it was not trained on"
         parts.append(
             f"## What it draws\n\nCaptions {what}:\n\n![Captions {what}, and images](sheet.png)"
         )
