@@ -157,7 +157,7 @@ WRONG_FLAGS = [
     ("--PRECISION fp8", "--PRECISION is 'fp8', it should be one of auto, fp32, bf16, fp16"),
     ("--PRECISION fp16 --DEVICE cpu", "--PRECISION is 'fp16', on the CPU it should be"),
     ("--T5_NAME t6", "--T5_NAME: text encoder 't6' is not known"),
-    ("--DATASET nowhere", "--DATASET: data set 'nowhere' cannot be loaded"),
+    ("--DATASET nowhere", "--DATASET: data set 'nowhere' cannot be found"),
     ("--PARAMETERS nowhere", "--PARAMETERS: nowhere is not a directory"),
     ("--RESTART_DIRECTORY nowhere", "--RESTART_DIRECTORY: nowhere"),
     ("--OUTPUT_DIRECTORY a_file", "--OUTPUT_DIRECTORY is 'a_file', but"),

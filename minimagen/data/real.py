@@ -110,7 +110,7 @@ class RealDataset(Dataset[dict[str, object]]):
                 f"{bad} of {read} images cannot be used: {_some(self.left_out)}; at most "
                 f"{max_left_out:.0%} may be left out, see `max_left_out`"
             )
-        line = f"{used} images{f' and {self._copies} copies' if self._copies else ''}"
+        line = f"{used} images{f' (and copies: {self._copies})' if self._copies else ''}"
         line += f" with {len(self.captions)} captions from {source.about}"
         if bad:
             line += f"; {bad} left out: {_some(self.left_out)}"
