@@ -834,8 +834,9 @@ def test_crops_and_flips_are_the_same_after_a_break(
     changes |= {"crop_side": 4, "batch_size": 8}
     monkeypatch.setattr(cascade, "_train_in_processes", cascade._train_here)
     due = final_state(run(tiny, **changes))
-    other = final_state(run(tiny, **(changes | {"crop_side": None})))
-    assert any(not torch.equal(due[name], other[name]) for name in due)
+    for change in ({"crop_side": None}, {"crop": "centre", "flip": False}):
+        other = final_state(run(tiny, **(changes | change)))
+        assert any(not torch.equal(due[name], other[name]) for name in due)
 
     assert_same(final_state(run(tiny, **changes, num_workers=1)), due)
     with monkeypatch.context() as patch:
