@@ -140,7 +140,7 @@ def save_tensors(
     atomic: ``atomic_write``, or a function like it
     """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", "state": json.dumps(state or {})}
+    metadata = {"state": json.dumps(state or {})}  # one entry: their order is left to chance
 
     def write(part: Path) -> None:
         save_file(ready, part, metadata)

@@ -85,6 +85,14 @@ def test_manifest_lists_every_file_but_the_log(old: TrainingDirectory) -> None:
     assert sum(name.endswith(".previous") for name in there) == 4
 
 
+def test_same_tensors_are_the_same_file(tmp_path: Path) -> None:
+    """The same command gives the same files, byte for byte."""
+    tensors = {name: torch.arange(3) for name in "cab"}
+    for number in range(8):
+        save_tensors(tmp_path / str(number), tensors, {"step": 1})
+    assert len(set(snapshot(tmp_path).values())) == 1
+
+
 def flip(path: Path) -> None:
     """Change one bit in the middle."""
     data = bytearray(path.read_bytes())
