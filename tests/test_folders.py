@@ -239,6 +239,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {  # file, its content, what 
     ),
     "no captions": ("notes.md", "", "has 4 images and no captions, it should have a metadata.csv"),
     "not Parquet": ("a.parquet", "no", "a.parquet cannot be read"),
+    "deep save": ("state.json", "[" * 100_000, "cannot be read as a saved data set"),
     "broken save": ("state.json", "{}", "cannot be read as a saved data set"),
 }
 
@@ -251,6 +252,16 @@ def test_what_cannot_be_understood_is_refused(folder: Path, kind: str) -> None:
     with pytest.raises(ValueError, match=told) as error:
         opened(folder)
     assert "\n" not in str(error.value)
+
+
+@POSIX
+@pytest.mark.parametrize("name", ["metadata.csv", "sub/metadata.parquet", "a.parquet", "red.txt"])
+def test_pipes_are_not_read(folder: Path, name: str) -> None:
+    """Reading them would never end."""
+    (folder / "sub").mkdir()
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=rf"{name} is not a file"):
+        opened(folder)
 
 
 def test_other_columns(folder: Path) -> None:
