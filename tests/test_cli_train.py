@@ -18,8 +18,9 @@ import torch
 
 from minimagen import files
 from minimagen.cli.train import main
+from minimagen.parameters import load_parameters
 from minimagen.presets import default_architecture
-from minimagen.run_directory import TrainingDirectory, load_parameters
+from minimagen.run_directory import TrainingDirectory
 from minimagen.training import cascade
 from minimagen.training.config import KEPT, TrainConfig
 

@@ -31,9 +31,10 @@ from minimagen import run_directory as directory_module
 from minimagen.data import make_dataset
 from minimagen.files import atomic_write, load_tensors, save_tensors
 from minimagen.imagen import Imagen, ImagenConfig, Stage, StageConfig, TrainingNoise
+from minimagen.parameters import load_parameters
 from minimagen.presets import default_architecture
 from minimagen.randomness import DROPOUT, NOISE, ORDER, VALIDATION, generator, seed_of
-from minimagen.run_directory import CheckpointState, TrainingDirectory, load_parameters
+from minimagen.run_directory import CheckpointState, TrainingDirectory
 from minimagen.settings import to_text
 from minimagen.text import EmbeddingCache, T5Encoder, load_text_encoder
 from minimagen.training import RunError, RunStopped, cascade, resolve, train

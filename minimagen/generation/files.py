@@ -11,12 +11,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from minimagen.files import atomic_write
+from minimagen.files import atomic_write, timestamped_directory
 from minimagen.generation.draw import State
 from minimagen.generation.letters import Letters
 from minimagen.imagen import ImagenConfig
 from minimagen.notes import note
-from minimagen.run_directory import timestamped_directory
 
 SHEET_IMAGES = 100  # maximum number of images on a contact sheet and in an animation
 LETTERS_NAMED = 20  # maximum number of letters in a note

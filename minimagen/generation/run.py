@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minimagen.files import check_writable
 from minimagen.generation.captions import read_captions, unknown_words
 from minimagen.generation.config import GenerationConfig
 from minimagen.generation.draw import finished, states
 from minimagen.generation.files import Frames, write
 from minimagen.generation.load import load
 from minimagen.notes import Note, note
-from minimagen.run_directory import check_writable
 
 MOST_IMAGES = 100_000  # of one call
 

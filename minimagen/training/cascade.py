@@ -29,7 +29,8 @@ from accelerate.utils import broadcast_object_list
 from minimagen.data import words
 from minimagen.devices import out_of_memory
 from minimagen.notes import Note
-from minimagen.run_directory import Sources, TrainingDirectory
+from minimagen.parameters import Sources
+from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache, load_text_encoder
 from minimagen.training.batches import Data, distinct

@@ -17,15 +17,12 @@ import torch
 from minimagen.data import DEFAULT_LENGTH
 from minimagen.data.shapes import WORLDS
 from minimagen.devices import choose_device, choose_precision
+from minimagen.files import check_writable
 from minimagen.imagen import Imagen, ImagenConfig
 from minimagen.notes import note
+from minimagen.parameters import load_parameters
 from minimagen.presets import Architecture, default_architecture
-from minimagen.run_directory import (
-    Results,
-    TrainingDirectory,
-    check_writable,
-    load_parameters,
-)
+from minimagen.run_directory import Results, TrainingDirectory
 from minimagen.settings import from_text, naming, per_stage, to_text
 from minimagen.text import SHORT_NAMES, embedding_width
 from minimagen.training.config import KEPT, LATER, TESTING, TrainConfig
