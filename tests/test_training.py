@@ -27,7 +27,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minimagen import files
-from minimagen import run_directory as directory_module
 from minimagen.data import make_dataset
 from minimagen.files import atomic_write, load_tensors, save_tensors
 from minimagen.imagen import Imagen, ImagenConfig, Stage, StageConfig, TrainingNoise
@@ -208,7 +207,7 @@ def test_two_directories_in_one_second_do_not_collide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second gets another name, also within its files, and the first is left alone."""
-    monkeypatch.setattr(directory_module.time, "strftime", lambda _: "20260102_030405")
+    monkeypatch.setattr(files.time, "strftime", lambda _: "20260102_030405")
     made = [TrainingDirectory.create(tmp_path) for _ in range(3)]
     names = [directory.path.name for directory in made]
     stamp = "20260102_030405"
