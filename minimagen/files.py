@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -29,7 +30,8 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or in a place that cannot be changed
+            aside.unlink()
 
 
 def save_tensors(
