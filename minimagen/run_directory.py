@@ -304,7 +304,8 @@ class TrainingDirectory:
 
         Removes what dead processes left. Makes the manifest if there is none.
         """
-        for folder in (self.path, self.parameters, self.state_dicts, self.tmp):
+        manifests = self._manifest().path.parent
+        for folder in (self.path, self.parameters, self.state_dicts, self.tmp, manifests):
             clear_parts(folder)
         if not self.has_manifest:
             self.make_manifest(results)

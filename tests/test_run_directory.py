@@ -161,11 +161,14 @@ def test_training_in_place_repairs_what_is_damaged(
     """The checkpoint before becomes the newest; then all is whole again."""
     flip(old.checkpoint(0))
     old.checkpoint(1).unlink()
-    part = old.tmp / part_of(old.checkpoint(1)).name.replace(f"-{os.getpid()}", "-99999999")
-    part.write_bytes(b"half")
+    folders = ("", "parameters", "state_dicts", "tmp", "manifest")
+    parts = [part_of(old.path / folder / "file") for folder in folders]
+    parts = [part.with_name(part.name.replace(f"-{os.getpid()}", "-99999999")) for part in parts]
+    for part in parts:
+        part.write_bytes(b"half")
     with pytest.warns(UserWarning, match="the one before"):
         run({"training_directory": str(old.path)})
-    assert not part.exists()
+    assert not any(part.exists() for part in parts)
     assert_same(final_state(old), made[1])
     assert len(resolve(restart_directory=str(old.path)).results) == 2
 
