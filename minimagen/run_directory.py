@@ -302,10 +302,13 @@ class TrainingDirectory:
     def prepare(self, results: Mapping[int, Results]) -> None:
         """Make it ready for more training: ``results``, found in this directory, become the newest.
 
-        Removes what dead processes left. Makes the manifest if there is none.
+        Removes what dead processes left. Makes the manifest if there is none. Raises ValueError if
+        it would write elsewhere, through a link.
         """
         manifests = self._manifest().path.parent
         for folder in (self.path, self.parameters, self.state_dicts, self.tmp, manifests):
+            if folder.is_symlink():
+                raise ValueError(f"{folder} is a link, it should be a folder of its own")
             clear_parts(folder)
         if not self.has_manifest:
             self.make_manifest(results)

@@ -173,6 +173,17 @@ def test_training_in_place_repairs_what_is_damaged(
     assert len(resolve(restart_directory=str(old.path)).results) == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="makes a link")
+def test_nothing_is_written_through_a_link(old: TrainingDirectory, tmp_path: Path) -> None:
+    """A planted folder that leads elsewhere."""
+    before = snapshot(old.tmp)
+    old.tmp.rename(tmp_path / "elsewhere")
+    old.tmp.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="tmp is a link"):
+        run({"training_directory": str(old.path)}, epochs=4)
+    assert snapshot(tmp_path / "elsewhere") == before
+
+
 def test_nothing_may_be_missing_without_a_manifest_either(old: TrainingDirectory) -> None:
     """A directory of an older version: settings, and checkpoints of stages that have weights."""
     shutil.rmtree(old.path / "manifest")
