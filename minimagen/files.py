@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -88,6 +89,26 @@ def new_directory(path: Path, fill: Callable[[Path, str], object]) -> Path:
     raise AssertionError  # there are more numbers than directories
 
 
+def timestamped(output: Path | str, prefix: str) -> Path:
+    """The path ``output/prefix_<YYYYMMDD_HHMMSS>``."""
+    return Path(output) / f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
+
+
+def timestamped_directory(output: Path | str, prefix: str) -> Path:
+    """Make the directory ``timestamped(output, prefix)``, see ``new_directory``."""
+    return new_directory(timestamped(output, prefix), lambda part, name: None)
+
+
+def check_writable(directory: Path | str, setting: str) -> None:
+    """Raise ValueError, naming the setting, if a directory cannot be created or written to."""
+    path = Path(directory).absolute()
+    there = next(part for part in (path, *path.parents) if part.exists())
+    if not there.is_dir():
+        raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} is not a directory")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} cannot be written to")
+
+
 def atomic_write(
     path: Path,
     write: Callable[[Path], object],
@@ -140,7 +161,7 @@ def save_tensors(
     atomic: ``atomic_write``, or a function like it
     """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", "state": json.dumps(state or {})}
+    metadata = {"state": json.dumps(state or {})}  # one entry: their order is left to chance
 
     def write(part: Path) -> None:
         save_file(ready, part, metadata)

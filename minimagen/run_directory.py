@@ -24,11 +24,7 @@ or the disk fills up, what was there before stays intact.
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import time
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
@@ -43,110 +39,17 @@ from minimagen.files import (
     new_directory,
     parse_tensors,
     part_of,
-    read_file,
     save_tensors,
+    timestamped,
 )
 from minimagen.imagen import Imagen, ImagenConfig, Stage
 from minimagen.manifest import Manifest
-from minimagen.settings import AtLeast0, Count, T, flag_name, from_json, settings
+from minimagen.notes import note
+from minimagen.parameters import Parameters, Sources, load_parameters, read_json, read_text
+from minimagen.settings import AtLeast0, flag_name, from_json, settings
 from minimagen.unet import UnetConfig
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # shipped models, each a training directory
-
-
-def timestamped(output: Path | str, prefix: str) -> Path:
-    """The path ``output/prefix_<YYYYMMDD_HHMMSS>``."""
-    return Path(output) / f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
-
-
-def check_writable(directory: Path | str, setting: str) -> None:
-    """Raise ValueError, naming the setting, if a directory cannot be created or written to."""
-    path = Path(directory).absolute()
-    there = next(part for part in (path, *path.parents) if part.exists())
-    if not there.is_dir():
-        raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} is not a directory")
-    if not os.access(there, os.W_OK):
-        raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} cannot be written to")
-
-
-class Parameters(NamedTuple):
-    """The content of a ``parameters`` directory."""
-
-    imagen: ImagenConfig
-    unets: tuple[UnetConfig, ...]
-    flags: dict[str, str]  # of training_parameters_*.txt, by the setting's name; {} without it
-
-
-def load_parameters(directory: Path | str, known: Collection[str] = ()) -> Parameters:
-    """Read a ``parameters`` directory.
-
-    known: names of the settings that training_parameters_*.txt may have; () does not read that file
-
-    Raises ValueError, naming the file and what is wrong in it.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise ValueError(f"{directory} is not a directory, it should hold imagen_params_*.json")
-    imagen = _read(ImagenConfig, _only(directory, "imagen_params_*.json"))
-    found = [re.match(r"unet_(\d+)_params_", path.name) for path in directory.iterdir()]
-    numbers = {int(match[1]) for match in found if match}
-    if numbers != set(range(len(imagen.stages))):
-        raise ValueError(
-            f"{directory} has files for U-Nets {sorted(numbers)}, its imagen_params file has "
-            f"{len(imagen.stages)} stages: it should have unet_0_params_*.json and so on"
-        )
-    unets = tuple(
-        _read(UnetConfig, _only(directory, f"unet_{i}_params_*.json")) for i in range(len(numbers))
-    )
-    flags: dict[str, str] = {}
-    if known and any(directory.glob("training_parameters_*.txt")):
-        flags = _read_flags(_only(directory, "training_parameters_*.txt"), known)
-    return Parameters(imagen, unets, flags)
-
-
-def _only(directory: Path, pattern: str) -> Path:
-    paths = sorted(directory.glob(pattern))
-    if len(paths) != 1:
-        raise ValueError(f"{directory} has {len(paths)} files {pattern}, it should have one")
-    return paths[0]
-
-
-def _read(kind: type[T], path: Path) -> T:
-    return from_json(kind, read_file(path), str(path))
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_file(path).decode("utf-8")
-    except UnicodeError:
-        raise ValueError(f"{path} is not UTF-8 text") from None
-
-
-def _read_flags(path: Path, known: Collection[str]) -> dict[str, str]:
-    """The lines ``--FLAG=value`` of a file; empty lines and lines of ``#`` are skipped."""
-    flags: dict[str, str] = {}
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        name, equals, value = line.strip().partition("=")
-        setting = name.removeprefix("--").lower()
-        if not equals or name != flag_name(setting):
-            raise ValueError(f"{path}, line {number}: {line!r} should be --FLAG=value")
-        if setting not in known:
-            raise ValueError(f"{path}, line {number}: {name} is not a flag of the training")
-        flags[setting] = value
-    return flags
-
-
-@settings
-class Sources:
-    """What a training learns from. Made by ``train``; a training that goes on compares it."""
-
-    dataset: str  # an absolute path, a world of shapes, or the id of a Hub data set
-    data_digest: str  # SHA-256 of all images and captions, see ``CaptionedDataset.digest``
-    text_encoder: str  # an absolute path, a short name, or a Hub id
-    text_fingerprint: str  # see ``T5Encoder.fingerprint``
-    processes: Count = 1  # that share a batch
 
 
 @settings
@@ -317,7 +220,7 @@ class TrainingDirectory:
     def load_sources(self) -> Sources | None:
         """What the training learns from; None without that file, as in older versions."""
         path = self.parameters / f"sources_{self.timestamp}.json"
-        return _read(Sources, path) if path.exists() else None
+        return read_json(Sources, path) if path.exists() else None
 
     def save_words(self, words: Collection[str]) -> None:
         """Write the words of the training captions, see ``data.words``."""
@@ -326,7 +229,7 @@ class TrainingDirectory:
     def load_words(self) -> frozenset[str] | None:
         """The words of the training captions; None without that file, as in older versions."""
         path = self.parameters / f"words_{self.timestamp}.txt"
-        return frozenset(_text(path).split()) if path.exists() else None
+        return frozenset(read_text(path).split()) if path.exists() else None
 
     def _save_json(self, name: str, config: object) -> None:
         text = json.dumps(asdict(config), indent=2) + "\n"  # type: ignore[call-overload]
@@ -450,7 +353,7 @@ class TrainingDirectory:
             if not previous(path).exists():
                 raise
             manifest.read(previous(path))
-            warnings.warn(f"{error}; the one before it is taken", stacklevel=2)
+            note(f"{error}; the one before it is taken")
             return previous(path)
 
     def _read_checkpoint(self, stage: int, path: Path) -> tuple[dict[str, Tensor], CheckpointState]:

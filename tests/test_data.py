@@ -20,12 +20,6 @@ from minimagen.data.shapes import MINIMAL, ShapesDataset, parse_caption
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hugging Face's datasets keeps its tables in a folder that goes when the test ends."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three plain images, of any proportions, with captions."""
@@ -125,6 +119,7 @@ def test_unknown_name_lists_what_there_is(name: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow  # datasets takes seconds to import
 def test_hub_data_set_without_a_network(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -239,6 +239,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {  # file, its content, what 
     ),
     "no captions": ("notes.md", "", "has 4 images and no captions, it should have a metadata.csv"),
     "not Parquet": ("a.parquet", "no", "a.parquet cannot be read"),
+    "deep save": ("state.json", "[" * 100_000, "cannot be read as a saved data set"),
     "broken save": ("state.json", "{}", "cannot be read as a saved data set"),
 }
 
@@ -251,6 +252,16 @@ def test_what_cannot_be_understood_is_refused(folder: Path, kind: str) -> None:
     with pytest.raises(ValueError, match=told) as error:
         opened(folder)
     assert "\n" not in str(error.value)
+
+
+@POSIX
+@pytest.mark.parametrize("name", ["metadata.csv", "sub/metadata.parquet", "a.parquet", "red.txt"])
+def test_pipes_are_not_read(folder: Path, name: str) -> None:
+    """Reading them would never end."""
+    (folder / "sub").mkdir()
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=rf"{name} is not a file"):
+        opened(folder)
 
 
 def test_other_columns(folder: Path) -> None:
@@ -512,8 +523,8 @@ def test_tables_of_parquet(folder: Path, tmp_path: Path) -> None:
     assert data.captions == ["d", "e", "", "007", "", "c"] and data.pictures == [0, 0, 0, 0, 1, 0]
     assert [colour(data, i) for i in (0, 4)] == ["red", "blue"]
     assert data.check == (
-        "2 images with 6 captions from 2 tables; 1 left out: data/test-00000-of-00001.parquet, "
-        "row 2 is not a picture that Pillow can read"
+        "2 images (and copies: 3) with 6 captions from 2 tables; 1 left out: "
+        "data/test-00000-of-00001.parquet, row 2 is not a picture that Pillow can read"
     )
     assert opened(hub / "train-00000-of-00001.parquet").captions == ["007", "", "c"]
     with pytest.raises(
@@ -563,7 +574,10 @@ def test_saved_data_sets_and_the_hub(
     for streaming in (False, True):
         data = make_dataset("owner/name", 8, streaming=streaming)
         assert data.captions == ["a", "b", "c"] and data.pictures == [0, 1, 0]
-        assert data.check == "2 images with 3 captions from the split train of owner/name"
+        assert (
+            data.check
+            == "2 images (and copies: 1) with 3 captions from the split train of owner/name"
+        )
         assert make_dataset("owner/name", 8, 1, streaming=streaming).digest() != data.digest()
         with pytest.raises(ValueError, match="has no column 'words', its columns are image, text"):
             make_dataset("owner/name", 8, caption_column="words", streaming=streaming)

@@ -203,7 +203,7 @@ def environments() -> Iterator[dict[str, str]]:
 @both_files
 def test_requirements_pin_every_dependency_once_for_every_system_and_python(name: str) -> None:
     """Each range of pyproject.toml has one pin within it, wherever it is used."""
-    assert list(PROJECT["optional-dependencies"]) == ["lab", "data"]
+    assert list(PROJECT["optional-dependencies"]) == ["lab", "data", "fonts"]
     assert list(PYPROJECT["dependency-groups"]) == ["dev"]
     for environment in environments():
         valid = [p for p in pins(name) if p.marker is None or p.marker.evaluate(environment)]
@@ -378,11 +378,12 @@ def test_no_committed_file_names_this_machine_or_another_project() -> None:
 
 # A module or package imports from floors below its own.
 FLOORS: tuple[set[str], ...] = (
-    {"settings", "devices", "randomness", "course", "files"},
+    {"settings", "devices", "randomness", "course", "files", "notes"},
     {"manifest", "schedules", "diffusion", "layers"},
     {"unet", "text", "samplers", "guidance", "thresholding", "augmentation", "data"},
     {"imagen"},
-    {"run_directory", "presets"},
+    {"parameters", "presets"},
+    {"run_directory"},
     {"training", "generation", "evaluation"},
     {"explorer", "checks", "sharing"},
     {"cli"},

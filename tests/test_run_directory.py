@@ -12,17 +12,21 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minimagen.files import clear_parts, load_tensors, new_directory, part_of, save_tensors
-from minimagen.generation import load_imagen
+from minimagen.generation import GenerationConfig, load, load_imagen
 from minimagen.manifest import Manifest
 from minimagen.run_directory import TrainingDirectory, previous
+from minimagen.text import SHIPPED
 from minimagen.training import RunError, cascade, resolve
 from tests.test_training import (
     ROOT,
@@ -83,6 +87,14 @@ def test_manifest_lists_every_file_but_the_log(old: TrainingDirectory) -> None:
     for name, data in there.items():
         assert [len(data), hashlib.sha256(data).hexdigest()] == listed[name][0], name
     assert sum(name.endswith(".previous") for name in there) == 4
+
+
+def test_same_tensors_are_the_same_file(tmp_path: Path) -> None:
+    """The same command gives the same files, byte for byte."""
+    tensors = {name: torch.arange(3) for name in "cab"}
+    for number in range(8):
+        save_tensors(tmp_path / str(number), tensors, {"step": 1})
+    assert len(set(snapshot(tmp_path).values())) == 1
 
 
 def flip(path: Path) -> None:
@@ -211,6 +223,54 @@ def test_other_text_encoder_is_always_refused(old: TrainingDirectory, tmp_path: 
     change_sources(old, text_fingerprint="0" * 16, text_encoder="/elsewhere")
     with pytest.raises(ValueError, match=r"`t5_name` is t5_tiny, .* which was /elsewhere"):
         go_on(old, other_data=True)
+
+
+@pytest.mark.slow
+def test_moved_data_and_text_encoder_are_recognised(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given as relative paths, gone, pointed to, and told from others; in training and drawing."""
+    monkeypatch.chdir(tmp_path)
+    images, t5 = Path("images"), Path("t5")
+    images.mkdir()
+    for i in range(24):
+        Image.new("RGB", (16, 16), (i * 10, 100, 255 - i * 10)).save(images / f"{i}.png")
+        (images / f"{i}.txt").write_text(f"a red circle number {i}")
+    shutil.copytree(SHIPPED, t5)
+    settings = made[2] | {"dataset": "images", "t5_name": "t5", "num_images": None, "epochs": 1}
+    old = run(settings | {"output_directory": "out"})
+    sources = old.load_sources()
+    assert sources is not None
+    assert (sources.dataset, sources.text_encoder) == (str(images.resolve()), str(t5.resolve()))
+    images, t5 = images.rename("moved"), t5.rename("other")
+    go = {"restart_directory": str(old.path.resolve()), "output_directory": "new", "epochs": 2}
+    monkeypatch.chdir("moved")
+    with pytest.raises(ValueError, match=r"`t5_name`: .*/t5'"):
+        run(go)
+    monkeypatch.chdir(tmp_path)
+    go |= {"t5_name": str(t5)}
+    with pytest.raises(ValueError, match=r"`dataset`: .*/images"):
+        run(go)
+    go |= {"dataset": "moved"}
+    new = run(go)
+    assert new.load_sources() == replace(
+        sources, dataset=str(images.resolve()), text_encoder=str(t5.resolve())
+    )
+    load(GenerationConfig(training_directory=str(old.path), t5_name="other"))
+    with pytest.raises(ValueError, match="say where with `t5_name`"):
+        load(GenerationConfig(training_directory=str(old.path)))
+
+    (images / "3.txt").write_text("another caption")
+    with pytest.raises(ValueError, match="not those of the training"):
+        run(go)
+    weights = load_file(t5 / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name][0, 0] += 1
+    save_file(weights, t5 / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="not the text encoder of the training"):
+        run(go | {"other_data": True})
+    with pytest.raises(ValueError, match="is not the one that the model was trained with"):
+        load(GenerationConfig(training_directory=str(old.path), t5_name="other"))
 
 
 def test_steps_that_do_not_fit_the_data_are_refused(old: TrainingDirectory) -> None:

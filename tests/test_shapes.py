@@ -346,6 +346,19 @@ def test_an_item_depends_on_seed_and_index_alone() -> None:
     assert ShapesDataset(FULL, 10, 16, seed=3, held_out=True).captions != short.captions
 
 
+def test_too_many_images_are_drawn_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same result, and without memory for all of them."""
+    kept = ShapesDataset(FULL, 10, 16).items(range(10))
+    monkeypatch.setattr("minimagen.data.shapes.KEPT_BYTES", 10 * 3 * 16 * 16 - 1)
+    data = ShapesDataset(FULL, 10, 16)
+    for _ in range(2):
+        for one, other in zip(kept, data.items(range(10)), strict=True):
+            assert torch.equal(one["image"], other["image"])  # type: ignore[arg-type]
+    assert data._bytes.numel() == 0
+    with pytest.raises(IndexError):
+        data[10]
+
+
 def test_a_drawn_item_is_kept() -> None:
     """The second epoch hands out the same image, and changing one in place harms nothing."""
     data = ShapesDataset(MINIMAL, 4, 16)

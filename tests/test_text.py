@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
 import random
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from pretrain_t5_tiny import corpus_line, probe, retelling
-from transformers import AutoTokenizer, T5Config, T5EncoderModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
+from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from minimagen.data import words
 from minimagen.data.shapes import COLOURS, FULL, MINIMAL, ShapesDataset, parse_caption
-from minimagen.text import SHIPPED, SHORT_NAMES, EmbeddingCache, T5Encoder, load_text_encoder
+from minimagen.notes import Note
+from minimagen.text import (
+    SHIPPED,
+    SHORT_NAMES,
+    EmbeddingCache,
+    T5Encoder,
+    embedding_width,
+    load_text_encoder,
+)
 
 CAPTIONS = ["a red circle", "", "a small green star to the left of a blue square", "one red heart"]
 
@@ -82,7 +96,7 @@ def test_encoder_is_frozen(encoder: T5Encoder) -> None:
 def test_long_captions_are_cut_off_with_a_warning() -> None:
     """At most max_tokens tokens, the last of them </s>, and one line says how many were cut."""
     encoder = load_text_encoder("t5_tiny", max_tokens=5)
-    with pytest.warns(UserWarning, match="1 of 4 captions are cut off at 5 tokens"):
+    with pytest.warns(Note, match="1 of 4 captions are cut off at 5 tokens"):
         embeddings, mask = encoder.encode(CAPTIONS)
     assert mask.sum(1).tolist() == [4, 1, 5, 4]
     with warnings.catch_warnings():
@@ -134,7 +148,7 @@ def test_a_short_name_loads_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == ["google-t5/t5-small"] * 3
 
 
-@pytest.mark.parametrize("name", ["t5_smal", "", "no/such/directory"])
+@pytest.mark.parametrize("name", ["t5_smal", ""])
 def test_an_unknown_name_is_an_error_that_says_what_is_known(name: str) -> None:
     """One line that names the culprit and what would be right."""
     with pytest.raises(ValueError, match=rf"'{name}' is not known.*t5_tiny, t5_small") as error:
@@ -153,29 +167,192 @@ def test_a_directory_takes_the_same_path(tmp_path: Path) -> None:
     torch.testing.assert_close(embeddings[mask], expected[mask])
 
 
-def test_directories_without_a_whole_t5_are_errors(tmp_path: Path) -> None:
-    """Each would otherwise give embeddings that mean nothing, without a word."""
-    (tmp_path / "empty").mkdir()
-    other = save_random_t5(tmp_path / "other")
-    config = (other / "config.json").read_text()
-    (other / "config.json").write_text(config.replace('"model_type": "t5"', '"model_type": "bert"'))
-    wordless = save_random_t5(tmp_path / "wordless")
-    (wordless / "tokenizer.json").unlink()
-    broken = save_random_t5(tmp_path / "broken")
-    (broken / "model.safetensors").write_bytes(b"\0" * 100)
-    deeper = save_random_t5(tmp_path / "deeper")
-    config = (deeper / "config.json").read_text()
-    (deeper / "config.json").write_text(config.replace('"num_layers": 1', '"num_layers": 2'))
-    for directory, reason in (
-        (tmp_path / "empty", "cannot be loaded"),
-        (other, "'bert', it should be a 't5'"),
-        (wordless, "knows no words"),
-        (broken, "cannot be loaded"),
-        (deeper, "weights lack"),
-    ):
-        with pytest.raises(ValueError, match=reason) as error:
-            load_text_encoder(str(directory))
-        assert directory.name in str(error.value) and "\n" not in str(error.value)
+def test_no_directory_is_told_as_that() -> None:
+    """A path that does not exist is not a wrong name of the Hub, and a file is no directory."""
+    for name in ("/nonexistent", "no/such/directory", "./t5", "~/t5", "a b/c"):
+        with pytest.raises(ValueError, match=f"^text encoder '{name}': there is no such directory"):
+            load_text_encoder(name)
+    with pytest.raises(ValueError, match="is a file, it should be a directory"):
+        load_text_encoder(__file__)
+
+
+def test_without_a_network_the_line_says_how_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command, once; the library's line names an address and a cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for load in (load_text_encoder, embedding_width):
+        with pytest.raises(ValueError, match=r"download it once with `hf download me/my-t5`$"):
+            load("me/my-t5")
+
+
+def change(**values: object) -> Callable[[Path], None]:
+    """A change of config.json."""
+
+    def apply(directory: Path) -> None:
+        path = directory / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return apply
+
+
+def put(name: str, content: bytes | None) -> Callable[[Path], None]:
+    """Another content of a file; None removes it."""
+
+    def apply(directory: Path) -> None:
+        (directory / name).unlink(missing_ok=True)
+        if content is not None:
+            (directory / name).write_bytes(content)
+
+    return apply
+
+
+class Hostile:
+    """An object whose pickle makes a directory when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (self.path,)
+
+
+def hostile(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    (directory / "pytorch_model.bin").write_bytes(
+        pickle.dumps({"a": Hostile(directory / "was here")})
+    )
+
+
+def not_finite(directory: Path) -> None:
+    weights = load_file(directory / "model.safetensors")
+    weights["encoder.final_layer_norm.weight"][3] = float("nan")
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+
+
+def small_vocabulary(directory: Path) -> None:
+    config = T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(directory)
+
+
+def cut(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def without_padding(directory: Path) -> None:
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": None}))
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "d_model": (
+        change(d_model=16),
+        r"do not fit its config.json: .* is \[8, 8\], it should",
+    ),
+    "d_ff": (change(d_ff=10**6), "do not fit its config.json: .*DenseReluDense"),
+    "d_kv": (change(d_kv=2), "do not fit its config.json: .*SelfAttention"),
+    "vocab_size": (change(vocab_size=50), r"shared.weight is \[127, 8\], it should be \[50, 8\]"),
+    "vocabulary": (small_vocabulary, "tokens up to 126, but its weights have embeddings of 50"),
+    "more layers": (change(num_layers=2), "its weights lack encoder.block.1"),
+    "fewer layers": (change(num_layers=0), "its weights have encoder.block.0"),
+    "no heads": (change(num_heads=0), "do not fit each other or are damaged"),
+    "negative": (change(d_model=-1), "do not fit each other or are damaged"),
+    "text as a number": (change(d_model="x"), "do not fit each other or are damaged .*d_model"),
+    "bert": (change(model_type="bert"), "is a model of type 'bert', it should be a 't5'"),
+    "mt5": (change(model_type="mt5"), "is a model of type 'mt5', it should be a 't5'"),
+    "no type": (change(model_type=None), "model type"),
+    "no config": (put("config.json", None), "it has no config.json"),
+    "config cut": (put("config.json", b"{"), "config.json' is not a valid JSON file"),
+    "config a list": (put("config.json", b"[]"), "model_type"),
+    "config deep": (put("config.json", b"[" * 100_000), "damaged .*recursion"),
+    "no weights": (put("model.safetensors", None), "no file named model.safetensors"),
+    "weights empty": (put("model.safetensors", b""), "damaged .*header"),
+    "weights cut": (cut, "damaged .*header"),
+    "weights nan": (not_finite, "encoder.final_layer_norm.weight has values that are not finite"),
+    "hostile": (hostile, "holds more than weights, it should be a model.safetensors"),
+    "no tokenizer": (put("tokenizer.json", None), "knows no words, are its tokenizer files miss"),
+    "tokenizer cut": (put("tokenizer.json", b"{"), "cannot be loaded: Expecting property name"),
+    "tokenizer empty": (put("tokenizer.json", b"{}"), "damaged .*added_tokens"),
+    "no padding": (without_padding, "does not have a padding token"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_directory_that_does_not_fit_is_told_in_one_line(tmp_path: Path, kind: str) -> None:
+    """Each would be a traceback, or embeddings that mean nothing; no code of the files is run."""
+    damage, reason = DAMAGED[kind]
+    directory = save_random_t5(tmp_path / "mine")
+    damage(directory)
+    with pytest.raises(ValueError, match=f"^text encoder '{directory}' .*{reason}") as error:
+        load_text_encoder(str(directory))
+    assert "\n" not in str(error.value) and error.value.__suppress_context__
+    assert not (directory / "was here").exists()
+
+
+def test_decoder_weights_are_left_aside(tmp_path: Path) -> None:
+    """A whole T5, as on the Hub, has more than an encoder."""
+    directory = save_random_t5(tmp_path / "whole")
+    config = T5Config.from_pretrained(directory)
+    T5ForConditionalGeneration(config).save_pretrained(directory)
+    assert load_text_encoder(str(directory)).dim == 8
+
+
+# --- what it cannot read --------------------------------------------------------------------------
+
+
+def test_what_it_reads_whole_gets_no_word(encoder: T5Encoder) -> None:
+    """Also upper case, double captions and unknown words of plain letters."""
+    assert encoder.unread([*CAPTIONS, *CAPTIONS, "A RED CIRCLE", "two zebras"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("captions", "said"),
+    [
+        (["一只红猫", "a cat"], 'does not know words of 1, such as "一只红猫"'),
+        (["größe", "café", "café"], 'does not know words of 2, such as "größe", "café"'),
+        (["красный круг"], 'does not know words of 1, such as "красный", "круг"'),
+        (
+            ["一只红猫", "🐱", "a 🐱", "a star"],
+            'does not know words of 3, such as "一只红猫", "🐱"; reads 2 the same as another',
+        ),
+        (["a red circle " * 30], "cuts off 1 at 64 tokens"),
+        (
+            ["red " * 63 + "a", "red " * 63 + "b", "red " * 70 + "猫"],
+            "cuts off 3 at 64 tokens; reads 3 the same as another",
+        ),
+        (
+            [f"{letter} é" for letter in "一只红猫两条蓝狗大"],
+            'such as "一", "é", "只", "红", "猫", "两", "条", "蓝"; reads 9 the same as another',
+        ),
+    ],
+)
+def test_what_it_cannot_read_is_counted_and_named(
+    encoder: T5Encoder, captions: list[str], said: str
+) -> None:
+    """Chinese, emoji and accents become one token, so that captions become equal, silently."""
+    found = encoder.unread(captions)
+    many = len(set(captions))
+    assert found.startswith(f"captions: of {many} distinct ones, the text encoder ")
+    assert said in found
+
+
+def test_equal_captions_are_truly_equal(encoder: T5Encoder) -> None:
+    """What ``unread`` says of them: their embeddings do not differ at all."""
+    one, other = (encoder.encode([caption])[0] for caption in ("一只红猫", "🐱"))
+    assert one.equal(other)
+
+
+def test_words_that_are_spelt_are_counted(encoder: T5Encoder) -> None:
+    """t5_tiny knows the words of the shapes world as wholes, and spells others."""
+    assert encoder.spelt(CAPTIONS) == encoder.spelt(["a", ""]) == 0
+    assert encoder.spelt(["a red tiger", "a grinning face"]) == 0.75
+
+
+@pytest.mark.parametrize("caption", ["caf\udce9", "\ud83d"])
+def test_what_is_not_text_is_an_error(encoder: T5Encoder, caption: str) -> None:
+    """Bytes that are no letters, and halves of an emoji: the tokenizer would end in a traceback."""
+    for read in (encoder.encode, EmbeddingCache(encoder)):
+        with pytest.raises(ValueError, match="is not text, it should be UTF-8"):
+            read(["a red circle", caption])
 
 
 # --- the cache ------------------------------------------------------------------------------------
@@ -241,21 +418,77 @@ def test_cache_never_mixes_encoders_or_lengths(encoder: T5Encoder, tmp_path: Pat
         assert len(EmbeddingCache(different, tmp_path / "cache")) == 0
 
 
-@pytest.mark.parametrize("keep", [0, 100, 0.5, -1])
-def test_cache_computes_a_corrupt_file_anew(
-    encoder: T5Encoder, tmp_path: Path, keep: int | float
-) -> None:
-    """A file cut short anywhere costs the time to encode again, nothing else."""
+def test_every_weight_is_in_the_fingerprint(tmp_path: Path) -> None:
+    """One changed value of thousands is another encoder, and so are other words."""
+    directory = save_random_t5(tmp_path / "t5")
+    before = load_text_encoder(str(directory)).fingerprint()
+    assert load_text_encoder(str(directory)).fingerprint() == before
+    encoder = load_text_encoder(str(directory))
+    encoder.model.shared.weight[100, 3] += 1e-6
+    assert encoder.fingerprint() != before
+    text = (directory / "tokenizer.json").read_text(encoding="utf-8")
+    (directory / "tokenizer.json").write_text(text.replace("▁red", "▁der"), encoding="utf-8")
+    assert load_text_encoder(str(directory)).fingerprint() != before
+
+
+def rewritten(path: Path, **tensors: torch.Tensor) -> bytes:
+    return save(load_file(path) | tensors)
+
+
+BROKEN_CACHE: dict[str, Callable[[Path], bytes]] = {
+    "empty": lambda path: b"",
+    "cut": lambda path: path.read_bytes()[:100],
+    "cut in half": lambda path: path.read_bytes()[: path.stat().st_size // 2],
+    "one byte short": lambda path: path.read_bytes()[:-1],
+    "noise": lambda path: random.Random(0).randbytes(1000),
+    "no captions": lambda path: save({"a": torch.ones(1)}),
+    "captions no JSON": lambda path: rewritten(path, captions=torch.tensor([1, 2]).byte()),
+    "captions a number": lambda path: rewritten(path, captions=torch.tensor([49]).byte()),
+    "lengths": lambda path: rewritten(path, lengths=torch.tensor([-1, 5])),
+    "width": lambda path: rewritten(path, embeddings=torch.ones(21, 3)),
+    "no width": lambda path: rewritten(path, embeddings=torch.ones(21)),
+    "not finite": lambda path: rewritten(path, embeddings=torch.full((21, 64), float("nan"))),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_CACHE)
+def test_cache_computes_a_broken_file_anew(encoder: T5Encoder, tmp_path: Path, kind: str) -> None:
+    """A damaged file costs the time to encode again, nothing else."""
     cache = EmbeddingCache(encoder, tmp_path)
     expected, _ = cache(CAPTIONS)
     cache.save()
-    whole = cache.path.read_bytes()
-    cache.path.write_bytes(whole[: int(keep * len(whole)) if keep == 0.5 else keep])
-    with pytest.warns(UserWarning, match="computed again"):
+    assert cache.path is not None
+    cache.path.write_bytes(BROKEN_CACHE[kind](cache.path))
+    with pytest.warns(Note, match=f"{cache.path.name} .*computed again"):
         cache = EmbeddingCache(encoder, tmp_path)
     torch.testing.assert_close(cache(CAPTIONS)[0], expected)
     cache.save()
     assert len(EmbeddingCache(encoder, tmp_path)) == len(CAPTIONS)
+
+
+@pytest.mark.parametrize("kind", ["a file", "a directory in its place", "full"])
+def test_a_cache_that_cannot_be_written_is_an_os_error(
+    encoder: T5Encoder, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kind of error that a training notes and goes on after; safetensors has one of its own."""
+    directory = tmp_path / "cache"
+    cache = EmbeddingCache(encoder, directory)
+    cache.add(CAPTIONS)
+    assert cache.path is not None
+    if kind == "a file":
+        directory.write_bytes(b"")
+    elif kind == "full":
+
+        def full(*arguments: object) -> None:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+        monkeypatch.setattr("minimagen.files.save_file", full)
+    else:
+        (directory / cache.path.name).mkdir(parents=True)
+    assert len(EmbeddingCache(encoder, directory)) == 0
+    with pytest.raises(OSError, match="cache"):
+        cache.save()
+    assert not list(tmp_path.glob("**/.*"))  # nothing half-written
 
 
 # --- t5_tiny --------------------------------------------------------------------------------------

@@ -27,13 +27,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minimagen import files
-from minimagen import run_directory as directory_module
 from minimagen.data import make_dataset
 from minimagen.files import atomic_write, load_tensors, save_tensors
 from minimagen.imagen import Imagen, ImagenConfig, Stage, StageConfig, TrainingNoise
+from minimagen.parameters import load_parameters
 from minimagen.presets import default_architecture
 from minimagen.randomness import DROPOUT, NOISE, ORDER, VALIDATION, generator, seed_of
-from minimagen.run_directory import CheckpointState, TrainingDirectory, load_parameters
+from minimagen.run_directory import CheckpointState, TrainingDirectory
 from minimagen.settings import to_text
 from minimagen.text import EmbeddingCache, T5Encoder, load_text_encoder
 from minimagen.training import RunError, RunStopped, cascade, resolve, train
@@ -207,7 +207,7 @@ def test_two_directories_in_one_second_do_not_collide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second gets another name, also within its files, and the first is left alone."""
-    monkeypatch.setattr(directory_module.time, "strftime", lambda _: "20260102_030405")
+    monkeypatch.setattr(files.time, "strftime", lambda _: "20260102_030405")
     made = [TrainingDirectory.create(tmp_path) for _ in range(3)]
     names = [directory.path.name for directory in made]
     stamp = "20260102_030405"
@@ -261,7 +261,7 @@ def test_full_disk_in_training_keeps_the_last_good_checkpoint(
     def full(tensors: Any, file: Any, metadata: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls == 4:  # weights, checkpoint, weights, checkpoint
+        if calls == 5:  # embeddings, weights, checkpoint, weights, checkpoint
             Path(file).write_bytes(b"half a fi")
             raise OSError(28, "No space left on device")
         save(tensors, file, metadata)
@@ -834,8 +834,9 @@ def test_crops_and_flips_are_the_same_after_a_break(
     changes |= {"crop_side": 4, "batch_size": 8}
     monkeypatch.setattr(cascade, "_train_in_processes", cascade._train_here)
     due = final_state(run(tiny, **changes))
-    other = final_state(run(tiny, **(changes | {"crop_side": None})))
-    assert any(not torch.equal(due[name], other[name]) for name in due)
+    for change in ({"crop_side": None}, {"crop": "centre", "flip": False}):
+        other = final_state(run(tiny, **(changes | change)))
+        assert any(not torch.equal(due[name], other[name]) for name in due)
 
     assert_same(final_state(run(tiny, **changes, num_workers=1)), due)
     with monkeypatch.context() as patch:

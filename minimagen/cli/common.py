@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn, get_type_hints
 
 from minimagen.cli.process import Signals
+from minimagen.notes import Note
 from minimagen.settings import brief, describe, flag_name, to_text
 
 MOST = 1000  # characters of an error that are printed
@@ -200,6 +201,9 @@ def set_threads(threads: int | None) -> None:
 def quiet_libraries(parser: Parser) -> None:
     """Hide advice and progress bars of libraries; print a warning as one line, a note.
 
+    A ``Note``, a warning of MinImagen itself, is always printed. Of libraries, a warning is hidden
+    by the module that it comes from.
+
     This imports no library: transformers reads its verbosity when it is imported.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning when workers fork
@@ -210,12 +214,14 @@ def quiet_libraries(parser: Parser) -> None:
     for library in ("accelerate", "huggingface_hub", "httpx", "fsspec"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
-    def note(message: Warning | str, *_: object, **__: object) -> None:
-        print(f"note: {parser.as_flags(str(message))}", file=sys.stderr)
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        line = " ".join(str(message).split())
+        print(f"note: {parser.as_flags(line)}", file=sys.stderr)
 
-    warnings.showwarning = note
+    warnings.showwarning = show
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|accelerate|datasets")
+    warnings.filterwarnings("always", category=Note)
 
 
 def count(number: int, noun: str) -> str:

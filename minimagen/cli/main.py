@@ -108,10 +108,10 @@ def measure(config: GenerationConfig, world: str) -> Measured:
     from minimagen.evaluation import caption_fidelity, chance_level  # only here: imports scipy
 
     captions = make_dataset(world, 16, HELD_OUT_CAPTIONS, config.seed, held_out=True).captions
-    imagen, encode, precision, _ = load(config)
+    imagen, encoder, precision, _ = load(config)
     seeds = range(config.seed, config.seed + len(captions))
     images, images_before = (
-        draw(model, encode, captions, seeds, HELD_OUT_BATCH, precision, progress=name)[-1]
+        draw(model, encoder.encode, captions, seeds, HELD_OUT_BATCH, precision, progress=name)[-1]
         for model, name in ((imagen, "held-out captions"), (untrained(imagen), "untrained model"))
     )
     trained = caption_fidelity(images, captions)

@@ -27,6 +27,7 @@ class Row(NamedTuple):
 
 def read_text(path: Path, name: str) -> str:
     """A file of text in UTF-8, or in UTF-16 with its mark. ``name``: of the file, for errors."""
+    check_file(path, name)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -43,6 +44,12 @@ def read_text(path: Path, name: str) -> str:
         line = text[: text.index("\0")].count("\n") + 1
         raise ValueError(f"{name}, line {line} has a character NUL, save it as text in UTF-8")
     return text
+
+
+def check_file(path: Path, name: str) -> None:
+    """Raise ValueError unless this is a file: reading a pipe or a device would never end."""
+    if not path.is_file():
+        raise ValueError(f"{name} is not a file")
 
 
 def read_captions(path: Path, name: str) -> tuple[str, ...]:

@@ -85,6 +85,7 @@ class RealDataset(Dataset[dict[str, object]]):
         )
         folder = Path(self._own.name if self._own is not None else str(scratch))
         self._stores = {side: _Store(folder / f"squares_{side}") for side in sides}
+        self._copies = 0  # pictures whose bytes are those of an earlier one
         self._files: list[Path] = []  # of the pictures, if their squares are not kept
 
         each = 3 * sum(side**2 for side in sides) * (ASPECT if crop == "random" else 1)
@@ -109,7 +110,8 @@ class RealDataset(Dataset[dict[str, object]]):
                 f"{bad} of {read} images cannot be used: {_some(self.left_out)}; at most "
                 f"{max_left_out:.0%} may be left out, see `max_left_out`"
             )
-        line = f"{used} images with {len(self.captions)} captions from {source.about}"
+        line = f"{used} images{f' (and copies: {self._copies})' if self._copies else ''}"
+        line += f" with {len(self.captions)} captions from {source.about}"
         if bad:
             line += f"; {bad} left out: {_some(self.left_out)}"
         if source.unused:
@@ -133,6 +135,7 @@ class RealDataset(Dataset[dict[str, object]]):
                     if isinstance(squares, BadPicture):
                         self.left_out.append(f"{entry.name} {squares}")
                         continue
+                    self._copies += checksum in numbers
                     if checksum not in numbers:
                         numbers[checksum] = len(numbers)
                         self._add(entry, squares, len(numbers) <= most)

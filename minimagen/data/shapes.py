@@ -47,6 +47,7 @@ RADII: dict[str, tuple[float, float]] = {  # shares of the image's side: a singl
 }
 RADIUS_JITTER = 0.04  # radii vary by this share around their size's value
 STRAY = 0.05  # maximum distance of an object from its place, as a share of the side
+KEPT_BYTES = 2**29  # of rendered images of a data set, at most
 RELATIONS = ("left of", "above")  # the first object is the left or the upper one
 
 
@@ -371,7 +372,8 @@ class ShapesDataset(Dataset[dict[str, object]]):
     """A map-style data set of captioned shapes; item i depends only on ``seed`` and i.
 
     An item is {"image": (3, side, side) in [-1, 1], "caption": str}. Images are rendered when they
-    are first needed and kept as bytes, so that later epochs are fast.
+    are first needed and kept as bytes, so that later epochs are fast; if there are too many for
+    that, they are rendered each time.
 
     world:    the attributes of the scenes (``MINIMAL`` or ``FULL``)
     length:   number of scenes
@@ -422,15 +424,23 @@ class ShapesDataset(Dataset[dict[str, object]]):
 
     def items(self, indices: Sequence[int], epoch: int | None = None) -> list[dict[str, object]]:
         """Several items at once, the same in every epoch: one call renders all of them."""
-        if not len(self._bytes):
-            self._bytes = self._bytes.new_zeros(len(self), 3, self.side, self.side)
-        new = [i for i in indices if not self._drawn[i]]
-        if new:
-            images = render([self.scenes[i] for i in new], self.side)
-            self._bytes[new] = ((images + 1) * 127.5).round().to(torch.uint8)
-            self._drawn[new] = True
-        images = self._bytes[list(indices)].float() / 127.5 - 1
+        indices = list(indices)
+        if len(self) * 3 * self.side**2 > KEPT_BYTES:
+            pixels = self._draw(indices)
+        else:
+            if not len(self._bytes):
+                self._bytes = self._bytes.new_zeros(len(self), 3, self.side, self.side)
+            new = [i for i in indices if not self._drawn[i]]
+            if new:
+                self._bytes[new] = self._draw(new)
+                self._drawn[new] = True
+            pixels = self._bytes[indices]
         return [
             {"image": image, "caption": self.captions[i]}
-            for image, i in zip(images, indices, strict=True)
+            for image, i in zip(pixels.float() / 127.5 - 1, indices, strict=True)
         ]
+
+    def _draw(self, indices: list[int]) -> Tensor:
+        """Images as bytes, (len(indices), 3, side, side)."""
+        images = render([self.scenes[i] for i in indices], self.side)
+        return ((images + 1) * 127.5).round().to(torch.uint8)

@@ -28,6 +28,7 @@ from minimagen.data.metadata import (
     PATHS,
     Row,
     as_captions,
+    check_file,
     read_captions,
     read_metadata,
     read_table,
@@ -110,6 +111,8 @@ class _Folder:
         for file in self.files:
             path = self.path / file
             is_metadata = path.name.lower() in METADATA
+            if is_metadata or path.suffix.lower() == ".parquet":
+                check_file(path, file)
             if path.suffix.lower() == ".parquet" and not (is_metadata and self._of_paths(path)):
                 tables.append(path)
             elif is_metadata:
@@ -225,9 +228,12 @@ def _saved_tables(folder: Path) -> list[Path]:
         if not (folder / "state.json").is_file():
             return []
         state = json.loads((folder / "state.json").read_text("utf-8"))
-        return [folder / Path(file["filename"]).name for file in state["_data_files"]]
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        paths = [folder / Path(file["filename"]).name for file in state["_data_files"]]
+    except (OSError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} cannot be read as a saved data set: {error}") from None
+    for path in paths:
+        check_file(path, str(path))
+    return paths
 
 
 def _tables(paths: list[Path], root: Path, image_column: str, caption_column: str) -> Source:
@@ -257,14 +263,14 @@ def _hub(name: str, image_column: str, caption_column: str, streaming: bool) -> 
     import datasets
     from huggingface_hub import logging
 
+    failures = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
     bars, verbosity = datasets.is_progress_bar_enabled(), logging.get_verbosity()
     datasets.disable_progress_bars()
     logging.set_verbosity_error()  # without a network, each retry would print a warning
     try:
         rows = datasets.load_dataset(name, split="train", streaming=streaming)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"data set {name!r} cannot be loaded: {reason}") from None
+    except failures as error:
+        raise ValueError(f"data set {name!r} cannot be loaded: {_first(error)}") from None
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -282,14 +288,28 @@ def _hub(name: str, image_column: str, caption_column: str, streaming: bool) -> 
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
 
     def entries() -> Iterator[Entry]:
-        for number, row in enumerate(rows, 1):
-            where, picture = f"row {number}", row.get(image_column)
+        number, all_rows = 0, iter(rows)
+        while True:
+            number += 1
+            where = f"row {number}"
+            try:
+                row = next(all_rows, None)
+            except failures as error:  # of the network, while streaming
+                raise ValueError(f"{where} of {name!r} cannot be read: {_first(error)}") from None
+            if row is None:
+                return
+            picture = row.get(image_column)
             content: Path | bytes | BadPicture = _content(picture)
             if isinstance(picture, dict) and picture.get("path") and not picture.get("bytes"):
                 content = _fetch(str(picture["path"]))
             yield Entry(where, content, as_captions(row.get(caption_column), where))
 
     return Source(entries(), None if streaming else len(rows), f"the split train of {name}")
+
+
+def _first(error: Exception) -> str:
+    """The first line of a message."""
+    return str(error).strip().split("\n")[0]
 
 
 def _fetch(path: str) -> Path | bytes | BadPicture:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from minimagen.course import course_file
 from minimagen.data import words
+from minimagen.settings import naming
+from minimagen.text import check_text
 
 WORDS_NAMED = 8  # maximum number of unknown words in a note
 
@@ -16,19 +19,15 @@ WORDS_NAMED = 8  # maximum number of unknown words in a note
 def read_captions(value: str | None) -> list[str]:
     """Read the setting ``captions``: one caption, or a .txt file (UTF-8) with one per line.
 
-    Empty lines are skipped. None reads the course's captions.txt. Raises ValueError, naming the
-    setting, if there is no such file, if it cannot be read, or if it has no caption.
+    Empty lines are skipped. Blanks and other space within a line become one blank. None reads the
+    course's captions.txt. Raises ValueError, naming the setting, if there is no such file, if it is
+    not text, or if it has no caption.
     """
     value = str(course_file("captions.txt")) if value is None else value
+    with naming("captions"):
+        check_text(value)
     if value.lower().endswith(".txt"):
-        try:
-            lines = Path(value).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise ValueError(
-                f"`captions` is {value!r}, it should be a text file with one caption per line: "
-                f"{reason}"
-            ) from None
+        lines = re.split(r"\r\n|\n|\r", _read_text(value))  # not at U+2028, as splitlines does
     elif os.path.exists(value):  # unlike Path.exists, also for a caption too long for a name
         raise ValueError(f"`captions` is the path {value!r}, a file of captions should be a .txt")
     else:
@@ -38,6 +37,26 @@ def read_captions(value: str | None) -> list[str]:
     if not captions:
         raise ValueError(f"`captions` is {value!r}, it should hold at least one caption")
     return captions
+
+
+def _read_text(path: str) -> str:
+    """The text of a file of captions. Raises ValueError, naming the setting and the file."""
+    reason = ""
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a device may have no end
+            reason = "it is not a file"
+        else:
+            text = Path(path).read_text(encoding="utf-8-sig")
+            if "\0" not in text:
+                return text
+            reason = "it has NUL characters, is it UTF-16? It should be UTF-8"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except UnicodeError:
+        reason = "it is not UTF-8 text"
+    raise ValueError(
+        f"`captions` is {path!r}, it should be a text file with one caption per line: {reason}"
+    )
 
 
 def unknown_words(captions: Sequence[str], known: Collection[str] | None) -> str | None:

@@ -34,6 +34,13 @@ class GenerationConfig:
     captions: str | None = setting(
         None, "images", "a caption, or a .txt file with one caption per line (captions.txt)", "c"
     )
+    t5_name: str | None = setting(
+        None,
+        "images",
+        "where the text encoder is now, if it is not where it was in training (the model's)",
+        "t5",
+        metavar="NAME",
+    )
     images_per_caption: Images = setting(1, "images", "images per caption")
     seed: Seed = setting(0, "images", "seed of the first image; image i uses this seed + i")
     guidance_weight: PerStage[Weight] | None = setting(

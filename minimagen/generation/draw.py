@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -58,23 +59,20 @@ def states(
                 bar.update(len(text))
 
 
-def finish(drawn: Iterable[State]) -> list[Tensor]:
-    """The finished images of each stage, (N, 3, side, side), float32 on the CPU.
+def finished(drawn: Iterable[State]) -> Iterator[list[Tensor]]:
+    """Each batch when all its steps are done: its images of each stage, as in ``draw``.
 
     Raises ValueError if an image is not finite, because the weights are broken.
     """
-    last = {(stage, first): images for first, stage, images in drawn}
-    numbers = sorted({stage for stage, _ in last})
-    stages = [
-        torch.cat([last[key].float().cpu() for key in sorted(last) if key[0] == number])
-        for number in numbers
-    ]
-    if not all(images.isfinite().all() for images in stages):
-        raise ValueError(
-            "the images have values that are not finite: the weights are broken "
-            "(did the training diverge?)"
-        )
-    return stages
+    for _, batch in groupby(drawn, key=lambda state: state.first):
+        last = {stage: images for _, stage, images in batch}
+        stages = [last[stage].float().cpu() for stage in sorted(last)]
+        if not all(images.isfinite().all() for images in stages):
+            raise ValueError(
+                "the images have values that are not finite: the weights are broken "
+                "(did the training diverge?)"
+            )
+        yield stages
 
 
 def draw(
@@ -97,4 +95,5 @@ def draw(
 
     Raises ValueError if an image is not finite, because the weights are broken.
     """
-    return finish(states(imagen, encode, captions, seeds, batch_size, precision, progress))
+    drawn = states(imagen, encode, captions, seeds, batch_size, precision, progress)
+    return [torch.cat(parts) for parts in zip(*finished(drawn), strict=True)]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from minimagen.files import new_directory
+from minimagen.files import atomic_write, timestamped_directory
 from minimagen.generation.draw import State
+from minimagen.generation.letters import Letters
 from minimagen.imagen import ImagenConfig
-from minimagen.run_directory import timestamped
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from minimagen.notes import note
 
 SHEET_IMAGES = 100  # maximum number of images on a contact sheet and in an animation
+LETTERS_NAMED = 20  # maximum number of letters in a note
 MARGIN = 12  # pixels between the images of a sheet
 FRAMES = 60  # maximum number of frames of an animation
 FRAME_SIDE = 128  # approximate side of an image in an animation
@@ -46,13 +46,18 @@ class _Sheet:
     """A grid of images, ``side`` pixels each, with their captions below."""
 
     def __init__(self, captions: Sequence[str], side: int, font_size: int) -> None:
-        font = ImageFont.load_default(font_size)
-        line_height = round(1.27 * font_size)
-        texts = [_wrap(caption, font, side) for caption in captions]
+        letters = Letters(font_size)
+        texts = [letters.wrap(caption, side) for caption in captions]
+        if letters.missing:
+            some = " ".join(list(letters.missing)[:LETTERS_NAMED])
+            note(
+                f"no font on this machine has these letters of the captions: {some}; pictures show "
+                'their code points instead. pip install "minimagen-course[fonts]" brings fonts'
+            )
         number = len(captions)
         columns = min(number, max(4, math.ceil(math.sqrt(number))), 10)
         width = side + MARGIN
-        height = side + MARGIN + 4 + line_height * max(len(text) for text in texts)
+        height = side + MARGIN + 4 + letters.line_height * max(len(text) for text in texts)
         size = (columns * width + MARGIN, math.ceil(number / columns) * height + MARGIN)
         self.side = side
         self.places = [
@@ -63,7 +68,7 @@ class _Sheet:
         for (x, y), text in zip(self.places, texts, strict=True):
             pen.rectangle((x - 1, y - 1, x + side, y + side), outline="lightgrey")
             for n, line in enumerate(text):
-                pen.text((x, y + side + 4 + n * line_height), line, "black", font)
+                letters.write(pen, (x, y + side + 4 + n * letters.line_height), line)
 
     def show(self, images: Tensor) -> Image.Image:
         """The sheet with these images, (N, 3, H, W) in [-1, 1] or uint8."""
@@ -89,25 +94,6 @@ def contact_sheet(images: Tensor, captions: Sequence[str]) -> Image.Image:
     side = images.shape[-1]
     shown = _multiple(side, 192) if side < 256 else 256
     return _Sheet(captions[:SHEET_IMAGES], shown, 15).show(images[:SHEET_IMAGES])
-
-
-def _wrap(text: str, font: Font, width: int, most: int = 5) -> list[str]:
-    """Text in lines of at most ``width`` pixels; "…" replaces text beyond ``most`` lines."""
-    lines = [""]
-    for word in text.split():
-        while font.getlength(word) > width:  # a word longer than a line
-            fits = next(n for n in range(len(word), 0, -1) if font.getlength(word[:n]) <= width)
-            lines += [word[:fits]]
-            word = word[fits:]
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    lines = [line for line in lines if line]
-    if len(lines) > most:
-        lines = [*lines[: most - 1], lines[most - 1][:-1] + "…"]
-    return lines
 
 
 # --- images forming out of noise ------------------------------------------------------------------
@@ -155,9 +141,13 @@ def animation(path: Path | str, frames: Iterable[Tensor], captions: Sequence[str
         sheet.show(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames
     )
     times = [FRAME_MS] * len(rest) + [LAST_MS]
-    first.save(
-        path, "GIF", save_all=True, append_images=rest, duration=times, loop=0, optimize=True
-    )
+
+    def save(aside: Path) -> None:
+        first.save(
+            aside, "GIF", save_all=True, append_images=rest, duration=times, loop=0, optimize=True
+        )
+
+    atomic_write(Path(path), save)
 
 
 def _palette(last: Image.Image, noisy: Image.Image) -> Image.Image:
@@ -181,13 +171,15 @@ def _colours(image: Image.Image, number: int, method: Image.Quantize) -> list[in
 
 
 def write(
-    stages: Sequence[Tensor],
+    batches: Iterable[Sequence[Tensor]],
     captions: Sequence[str],
     source: Path,
     output: Path | str = ".",
     frames: Frames | None = None,
 ) -> Path:
     """Write images to ``output/generated_images_<TIMESTAMP>``, and return that path.
+
+    batches: of images, each (B, 3, side, side) for each stage; written as soon as they come
 
     generated_images/image_<i>.png      the last stage's image of caption i
     stage_<k>/image_<i>.png             the images of an earlier stage k, if given
@@ -196,28 +188,45 @@ def write(
     animation.gif                       the images forming out of noise, if frames are given
     imagen_training_directory.txt       ``source``, the training directory
 
-    Raises OSError, naming the file, if one cannot be written. The directory is whole or not there.
+    The directory is made with the first batch. After an error, or Ctrl-C, it keeps the images that
+    are finished, and a note says how many; each file is whole.
     """
-    names = [f"stage_{k}" for k in range(len(stages) - 1)] + ["generated_images"]
-    texts = {"captions.txt": captions, "imagen_training_directory.txt": [str(source)]}
-
-    def fill(directory: Path, final: str) -> None:
-        def save(name: str, write: Callable[[Path], object]) -> None:
-            try:
-                write(directory / name)
-            except OSError as error:
-                path = Path(output) / final / name
-                raise OSError(f"{path} cannot be written: {error}") from None
-
-        for folder, images in zip(names, stages, strict=True):
-            (directory / folder).mkdir()
-            for i, image in enumerate(images):
-                save(f"{folder}/image_{i}.png", to_image(image).save)
-        for name, lines in texts.items():
-            text = "".join(f"{line}\n" for line in lines)
-            save(name, partial(Path.write_text, data=text, encoding="utf-8"))
-        save("contact_sheet.png", contact_sheet(stages[-1], captions).save)
+    directory, done = None, 0
+    shown: list[Tensor] = []
+    try:
+        for stages in batches:
+            if directory is None:
+                directory = timestamped_directory(output, "generated_images")
+                _write_lines(directory / "captions.txt", captions)
+                _write_lines(directory / "imagen_training_directory.txt", [str(source)])
+            names = [f"stage_{k}" for k in range(len(stages) - 1)] + ["generated_images"]
+            for name, images in zip(names, stages, strict=True):
+                (directory / name).mkdir(exist_ok=True)
+                for i, image in enumerate(images, done):
+                    _save(to_image(image), directory / name / f"image_{i}.png")
+            if done < SHEET_IMAGES:
+                shown.append(stages[-1])
+            done += len(stages[-1])
+        if directory is None:
+            raise ValueError("there are no images to write, there should be at least one")
+        _save(contact_sheet(torch.cat(shown), captions), directory / "contact_sheet.png")
         if frames is not None:
-            save("animation.gif", partial(animation, frames=frames, captions=captions))
+            animation(directory / "animation.gif", frames, captions)
+    except BaseException:  # full disk, Ctrl-C
+        if directory is not None:
+            whole = len(list((directory / "generated_images").glob("image_*.png")))
+            if whole:
+                note(f"{whole} of {len(captions)} images are finished, they are in {directory}")
+            else:
+                shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return directory
 
-    return new_directory(timestamped(output, "generated_images"), fill)
+
+def _save(image: Image.Image, path: Path) -> None:
+    atomic_write(path, lambda aside: image.save(aside, "PNG"))
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    atomic_write(path, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -12,11 +12,10 @@ import torch
 
 from minimagen.devices import Precision, choose_device, choose_precision
 from minimagen.generation.config import GenerationConfig
-from minimagen.generation.draw import Encode
 from minimagen.imagen import Imagen, ImagenConfig
 from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import per_stage
-from minimagen.text import load_text_encoder
+from minimagen.text import T5Encoder, load_text_encoder
 
 
 def with_sampling(
@@ -135,7 +134,7 @@ class Loaded(NamedTuple):
     """A model that is ready to draw."""
 
     imagen: Imagen
-    encode: Encode  # on the same device
+    encoder: T5Encoder  # on the same device
     precision: str  # "fp32", "bf16" or "fp16"
     source: TrainingDirectory
 
@@ -145,7 +144,7 @@ def load(config: GenerationConfig) -> Loaded:
 
     Raises ValueError, with a one-line message, as ``load_imagen`` and ``load_text_encoder`` do.
     """
-    if config.training_directory is None:
+    if not config.training_directory:
         raise ValueError("`training_directory` is missing, it should be a training_<TIMESTAMP>/")
     device = choose_device(config.device)
     precision = _precision(config.precision, device)
@@ -161,8 +160,30 @@ def load(config: GenerationConfig) -> Loaded:
         sampling_steps=config.sampling_steps,
         aug_level=config.aug_level,
     )
-    encoder = load_text_encoder(imagen.config.text_encoder, imagen.config.max_tokens).to(device)
-    return Loaded(imagen, encoder.encode, precision, source)
+    encoder = _load_encoder(config.t5_name, source, imagen).to(device)
+    return Loaded(imagen, encoder, precision, source)
+
+
+def _load_encoder(given: str | None, source: TrainingDirectory, imagen: Imagen) -> T5Encoder:
+    """The text encoder that the model was trained with, which ``given`` may say where to find."""
+    trained, sources = imagen.config.text_encoder, source.load_sources()
+    hint = "if it is elsewhere now, say where with `t5_name`"
+    try:
+        name = trained if given is None else given
+        encoder = load_text_encoder(name, imagen.config.max_tokens)
+    except ValueError as error:
+        reason = f"{error}; {hint}" if given is None else f"`t5_name`: {error}"
+        raise ValueError(reason) from None
+    width = imagen.stages[0].unet.config.text_dim
+    fits = encoder.dim == width
+    if sources is not None:
+        fits = encoder.fingerprint() == sources.text_fingerprint
+    if not fits:
+        raise ValueError(
+            f"`t5_name`: text encoder {name!r} is not the one that the model was "
+            f"trained with, which was {trained!r}: its weights or its words differ; {hint}"
+        )
+    return encoder
 
 
 def _precision(name: Precision, device: torch.device) -> str:

@@ -17,8 +17,9 @@ from minimagen.data import DEFAULT_LENGTH
 from minimagen.data.shapes import WORLDS
 from minimagen.files import atomic_write
 from minimagen.imagen import Imagen
+from minimagen.parameters import Parameters
 from minimagen.presets import default_architecture
-from minimagen.run_directory import Parameters, TrainingDirectory
+from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import flag_name, from_text, to_text
 from minimagen.training.config import KEPT, TESTING, TrainConfig
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -13,7 +12,8 @@ from minimagen import training
 from minimagen.data import make_dataset
 from minimagen.data.shapes import WORLDS
 from minimagen.files import atomic_write
-from minimagen.generation import GenerationConfig, contact_sheet, draw, load, load_imagen
+from minimagen.generation import Encode, GenerationConfig, contact_sheet, draw, load, load_imagen
+from minimagen.notes import note
 from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import from_text
 from minimagen.sharing.card import Measured, rename, write_card
@@ -107,7 +107,7 @@ def write_about(
     try:
         measured = measured or _measure(directory, running)
     except ValueError as error:
-        warnings.warn(f"there is no model card: {error}", stacklevel=2)
+        note(f"there is no model card: {error}")
         return False
     if measured is not None:
         sheet = contact_sheet(measured.images[:SHOWN], measured.captions[:SHOWN])
@@ -129,14 +129,15 @@ def _measure(directory: TrainingDirectory, running: Running | None) -> Measured 
         captions = make_dataset(config.dataset, 16, SHOWN, config.seed, held_out=True).captions
         source = GenerationConfig(training_directory=str(directory.path), device=device)
         imagen, encoder, precision, _ = load(source)
+        embed: Encode = encoder.encode
     elif running is not None:
         captions = running.captions[:SHOWN]
         imagen, precision = load_imagen(directory, running.plan.device), "fp32"
-        encoder = partial(encode, running)
+        embed = partial(encode, running)
     else:
         return None
     seeds = range(config.seed, config.seed + len(captions))
-    images = draw(imagen, encoder, captions, seeds, precision=precision)[-1]
+    images = draw(imagen, embed, captions, seeds, precision=precision)[-1]
     if config.dataset not in WORLDS or images.shape[-1] not in READABLE:
         return Measured(images, captions, None)
     from minimagen.evaluation import caption_fidelity, chance_level  # only here: imports scipy

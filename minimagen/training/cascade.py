@@ -29,7 +29,9 @@ from accelerate.utils import broadcast_object_list
 
 from minimagen.data import words
 from minimagen.devices import out_of_memory
-from minimagen.run_directory import Sources, TrainingDirectory
+from minimagen.notes import Note
+from minimagen.parameters import Sources
+from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import naming
 from minimagen.text import EmbeddingCache, load_text_encoder
 from minimagen.training.batches import Data, distinct
@@ -39,6 +41,8 @@ from minimagen.training.resolve import Plan, launched
 from minimagen.training.run import load_dataset, run_stage
 from minimagen.training.stop import RunError, RunStopped, StopSignal, kept_from_children
 from minimagen.training.table import begin_table
+
+SPELT = 0.25  # share of words read letter by letter, above which the log says so
 
 
 def train(
@@ -120,10 +124,10 @@ def _embed(
     kept = None if config.cache_directory is None else Path(config.cache_directory)
     cache = EmbeddingCache(encoder.to(plan.device), kept)
     captions = distinct(captions)
-    long = sum(count > encoder.max_tokens for count in encoder.token_counts(captions))
+    unread, spelt = encoder.unread(captions), encoder.spelt(captions)
     new = 0
     with warnings.catch_warnings(), report.bar("captions", len(captions), "caption") as bar:
-        warnings.simplefilter("ignore", UserWarning)  # captions cut off: reported below
+        warnings.simplefilter("ignore", Note)  # captions cut off: reported below
         for start in range(0, len(captions), 512):
             chunk = captions[start : start + 512]
             new += cache.add(chunk)
@@ -131,9 +135,11 @@ def _embed(
     fingerprint = encoder.fingerprint()
     cache.release_encoder()
     report.show(Line(f"captions: {len(captions)} distinct, {new} of them encoded now"))
-    if long:
-        text = f"captions: {long} are cut off at {encoder.max_tokens} tokens, see `max_num_words`"
-        report.show(Line(text, True))
+    if unread:
+        report.show(Line(f"{unread}; see `max_num_words` and `t5_name`", True))
+    if spelt > SPELT:
+        text = f"captions: the text encoder reads {spelt:.0%} of their words letter by letter; one "
+        report.show(Line(f"{text}that knows them learns faster, see `t5_name`", True))
     try:
         if new:
             cache.save()

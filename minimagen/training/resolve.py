@@ -7,7 +7,6 @@ and these win over the defaults. The training directory keeps exactly what is de
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,14 +17,12 @@ import torch
 from minimagen.data import DEFAULT_LENGTH
 from minimagen.data.shapes import WORLDS
 from minimagen.devices import choose_device, choose_precision
+from minimagen.files import check_writable
 from minimagen.imagen import Imagen, ImagenConfig
+from minimagen.notes import note
+from minimagen.parameters import load_parameters
 from minimagen.presets import Architecture, default_architecture
-from minimagen.run_directory import (
-    Results,
-    TrainingDirectory,
-    check_writable,
-    load_parameters,
-)
+from minimagen.run_directory import Results, TrainingDirectory
 from minimagen.settings import from_text, naming, per_stage, to_text
 from minimagen.text import SHORT_NAMES, embedding_width
 from minimagen.training.config import KEPT, LATER, TESTING, TrainConfig
@@ -128,7 +125,7 @@ def resolve(**given: object) -> Plan:
     beaten = [name for name in preset if name in saved and name not in explicit]
     if beaten:
         said = ", ".join(f"`{name}` is {to_text(saved[name])}" for name in beaten)
-        warnings.warn(f"`parameters` wins over `testing`: {said}", stacklevel=2)
+        note(f"`parameters` wins over `testing`: {said}")
 
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
@@ -162,7 +159,6 @@ def resolve(**given: object) -> Plan:
         )
     check_tracker(config.log_with)
     check_writable(config.output_directory, "output_directory")
-    check_writable(config.cache_directory or ".", "cache_directory")
     before = None if old is None else old.load_sources()
     threads = config.threads or torch.get_num_threads()
     side_by_side = device.type == "cpu" and threads > 1 and len(stages) > 1 and not launched()
@@ -224,10 +220,7 @@ def _results(
             "goes on should keep all its settings"
         )
     if not old.has_manifest:
-        warnings.warn(
-            f"{old.path} has no manifest, as in older versions: damaged files are not noticed",
-            stacklevel=2,
-        )
+        note(f"{old.path} has no manifest, as in older versions: damaged files are not noticed")
     with torch.device("meta"):  # which takes no memory
         imagen = Imagen(*model)
     return old.check_results(imagen)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from minimagen.files import atomic_write, read_file
+from minimagen.notes import note
 from minimagen.run_directory import Results, TrainingDirectory
 from minimagen.training.loop import EpochRecord, StepRecord
 
@@ -133,7 +133,7 @@ def begin_table(
         try:
             rows = read_rows(old.table)
         except ValueError as error:
-            warnings.warn(f"{error}; its rows are left out", stacklevel=2)
+            note(f"{error}; its rows are left out")
     kept = [row for row in rows if row.stage in results and _is_before(row, results[row.stage])]
     text = "".join(map(_line, [Row._fields, *kept]))
     atomic_write(directory.table, partial(Path.write_text, data=text, encoding="utf-8"))
