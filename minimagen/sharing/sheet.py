@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from minimagen.files import atomic_write
 from minimagen.generation import draw, to_image
+from minimagen.generation.letters import Letters
 from minimagen.imagen import Imagen
 from minimagen.run_directory import CheckpointState, TrainingDirectory
 from minimagen.training.report import Running
@@ -125,13 +125,12 @@ def _open(path: Path) -> tuple[Image.Image, list[list[str]]]:
 
 def _head(captions: Sequence[str], side: int) -> Image.Image:
     """The captions, each above its column."""
-    font = ImageFont.load_default(12)
+    letters = Letters(12)
     head = Image.new("RGB", (LABEL + len(captions) * (side + MARGIN), HEAD), "white")
     for i, caption in enumerate(captions):
-        cell = Image.new("RGB", (side, HEAD), "white")  # cuts off what is too wide
-        lines = textwrap.wrap(caption, max(8, side // 7), max_lines=4, placeholder=" …")
-        ImageDraw.Draw(cell).multiline_text((0, 4), "\n".join(lines), "black", font)
-        head.paste(cell, (LABEL + i * (side + MARGIN), 0))
+        x = LABEL + i * (side + MARGIN)
+        for n, line in enumerate(letters.wrap(caption, side, 4)):
+            letters.write(ImageDraw.Draw(head), (x, 2 + n * letters.line_height), line)
     return head
 
 
