@@ -130,7 +130,8 @@ def atomic_write(
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or in a place that cannot be changed
+            part.unlink()
 
 
 def read_file(path: Path, most: int | None = MOST_TEXT) -> bytes:

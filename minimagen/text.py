@@ -120,14 +120,13 @@ class T5Encoder:
         equal = sum(number for number in tokens.values() if number > 1)
         said = []
         if cut:
-            said.append(f"cuts off {cut} at {self.max_tokens} tokens")
+            said.append(f"cuts off {cut} of {len(captions)} at {self.max_tokens} tokens")
         if unknown:
             some = ", ".join([f'"{word[:40]}"' for word in named][:WORDS_NAMED])
-            said.append(f"does not know words of {unknown}, such as {some}")  # reads them as <unk>
+            said.append(f"does not know words of {unknown} of {len(captions)}, such as {some}")
         if equal:
-            said.append(f"reads {equal} the same as another")
-        many = f"of {len(captions)} distinct ones, the text encoder"
-        return f"captions: {many} {'; '.join(said)}" if said else ""
+            said.append(f"reads {equal} of {len(captions)} the same as another")
+        return f"captions: the text encoder {'; '.join(said)}" if said else ""
 
     def spelt(self, captions: Sequence[str]) -> float:
         """The share of distinct words, of three letters or more, that it reads letter by letter.
@@ -220,12 +219,15 @@ def _source(name: str) -> str:
 @contextmanager
 def _loading(name: str, source: str) -> Iterator[None]:
     """Silence the library, and turn its errors into one line."""
+    from huggingface_hub import logging as hub_logging
     from huggingface_hub.errors import LocalEntryNotFoundError
     from transformers.utils import logging
 
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    before = [(part, part.get_verbosity()) for part in (logging, hub_logging)]
     logging.disable_progress_bar()  # this module prints nothing
-    logging.set_verbosity_error()
+    for part, _ in before:
+        part.set_verbosity_error()
     try:
         yield
     except MemoryError:
@@ -243,7 +245,8 @@ def _loading(name: str, source: str) -> Iterator[None]:
             reason = f"its files do not fit each other or are damaged ({reason})"
         raise ValueError(f"text encoder {name!r} cannot be loaded: {reason}") from None
     finally:
-        logging.set_verbosity(verbosity)
+        for part, verbosity in before:
+            part.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
 

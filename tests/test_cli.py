@@ -25,6 +25,7 @@ import minimagen
 from minimagen.cli import command, common, process
 from minimagen.cli.common import Parser, add_flags, as_flags, count, given_flags, run_command
 from minimagen.cli.process import FAULT, Signals
+from minimagen.notes import note
 from minimagen.settings import PerStage, setting, settings
 from minimagen.training import RunError, RunStopped
 
@@ -507,6 +508,29 @@ def test_warnings_are_notes_and_lines_have_flags(capsys: pytest.CaptureFixture[s
     assert run_command(parser, work, []) == 7
     assert capsys.readouterr() == ("--DEVICE is cpu\n", "note: --RATE is high\n")
     assert warnings.showwarning is before and warnings.filters == filters
+
+
+def test_every_warning_of_our_own_is_printed_as_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each time, in one line, and from within ``no_grad``, where it looks like torch's."""
+
+    @torch.no_grad()
+    def encode() -> None:
+        note("captions are\ncut off")
+        warnings.warn("advice of a library", stacklevel=2)
+
+    def work(given: dict[str, object]) -> None:
+        encode()
+        encode()
+
+    assert run_command(Parser("red", ""), work, []) == 0
+    assert capsys.readouterr().err == "note: captions are cut off\n" * 2
+
+
+def test_the_package_warns_with_notes_alone() -> None:
+    """A bare ``warnings.warn`` may be hidden with those of libraries."""
+    for path in (ROOT / "minimagen").rglob("*.py"):
+        if path.name != "notes.py":
+            assert "warnings.warn(" not in path.read_text(encoding="utf-8"), path
 
 
 def test_train_says_flags(

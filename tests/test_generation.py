@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
+from test_text import save_random_t5
 
 from minimagen.data.shapes import MINIMAL, parse_caption, place, render
 from minimagen.evaluation import fidelity
@@ -36,9 +40,12 @@ from minimagen.generation import (
     with_sampling,
     write,
 )
+from minimagen.generation import letters as letters_module
 from minimagen.generation.draw import State
+from minimagen.generation.letters import Letters
 from minimagen.imagen import Imagen, ImagenConfig, StageConfig
-from minimagen.run_directory import TrainingDirectory
+from minimagen.notes import Note
+from minimagen.run_directory import Sources, TrainingDirectory
 from minimagen.settings import from_text
 from minimagen.text import load_text_encoder
 from minimagen.unet import UnetConfig
@@ -350,6 +357,64 @@ def test_wrong_captions(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_line_is_what_ends_with_a_line_end(tmp_path: Path) -> None:
+    """U+2028 and its like are within a line; so captions.txt has as many lines as images."""
+    path = tmp_path / "captions.txt"
+    odd = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
+    path.write_bytes("\n".join(f"a{mark}b" for mark in odd).encode() + b"\rc\r\nd\n")
+    captions = read_captions(str(path))
+    assert captions == ["a b"] * len(odd) + ["c", "d"]
+    assert "".join(captions).splitlines() == ["".join(captions)]
+    assert read_captions("a\u2028b\nc") == ["a b c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a red circle".encode("utf-16-le"), "it has NUL characters, is it UTF-16"),
+        ("a red circle".encode("utf-16"), "it is not UTF-8 text"),
+        ("größe".encode("cp1252"), "it is not UTF-8 text"),
+        (b"a red\0circle", "it has NUL characters"),
+        (b"", "at least one caption"),
+        ("\ufeff\n\u2028\n".encode(), "at least one caption"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_is_not_text_says_why(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    """Each would be drawn as it stands, or end in a traceback."""
+    path = tmp_path / "captions.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^`captions` is '{path}', .*{reason}"):
+        read_captions(str(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
+def test_a_file_of_captions_that_never_ends_is_refused(tmp_path: Path) -> None:
+    """A FIFO, a device: nobody writes to the one, the other never stops."""
+    os.mkfifo(tmp_path / "fifo.txt")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    for name in ("fifo.txt", "zero.txt"):
+        with pytest.raises(ValueError, match=f"^`captions` .*{name}.*it is not a file$"):
+            read_captions(str(tmp_path / name))
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    """As Python has them from a terminal of another encoding."""
+    with pytest.raises(ValueError, match=r"^`captions`: caption 'caf.udce9' is not text"):
+        read_captions("caf\udce9")
+
+
+@pytest.mark.parametrize("number", [100_001, 10**18])
+def test_more_images_than_a_run_can_draw_are_refused(number: int) -> None:
+    """At once, before a list of that length is made."""
+    config = GenerationConfig("shapes", "a red circle", images_per_caption=number)
+    with pytest.raises(ValueError, match=r"^`images_per_caption` is .* at most 100,000 images"):
+        generate(config)
+
+
 @pytest.mark.parametrize(
     ("captions", "note"),
     [
@@ -374,12 +439,31 @@ def test_one_warning_of_unknown_words(training: TrainingDirectory, tmp_path: Pat
     config = GenerationConfig(
         str(training.path), "a red cirlce", images_per_caption=3, output_directory=str(tmp_path)
     )
-    with pytest.warns(UserWarning, match="not trained on") as notes:
+    with pytest.warns(Note, match="not trained on") as notes:
         made = generate(config)
     assert len(notes) == 1 and made.known == KNOWN
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         generate(replace(config, captions="a red circle"))
+
+
+def test_what_the_encoder_cannot_read_is_told_once(
+    training: TrainingDirectory, tmp_path: Path
+) -> None:
+    """Before the first image, not with each batch; whatever else may be told of a caption."""
+    captions = tmp_path / "captions.txt"
+    captions.write_text("\n".join([*WORDS, "红猫", "蓝狗", "a red circle " * 30]), encoding="utf-8")
+    config = GenerationConfig(
+        str(training.path), str(captions), output_directory=str(tmp_path), batch_size=1
+    )
+    with pytest.warns(Note) as notes:
+        generate(config)
+    said = [str(note.message) for note in notes if "encoder" in str(note.message)]
+    assert said == [
+        "captions: the text encoder cuts off 1 of 6 at 64 tokens; does not know words of 2 of 6, "
+        'such as "红猫", "蓝狗"; reads 2 of 6 the same as another'
+    ]
+    assert not any("cut off" in str(note.message) for note in notes)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -440,16 +524,73 @@ def test_all_stages(training: TrainingDirectory, tmp_path: Path) -> None:
     assert Image.open(made.directory / "generated_images" / "image_0.png").size == (16, 16)
 
 
-def test_nothing_is_left_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fills up half-way leaves no half of a directory."""
+@pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
+def test_finished_images_stay_after_an_error(tmp_path: Path, error: BaseException) -> None:
+    """A disk that fills up, or Ctrl-C, costs the images that are not finished, and no others."""
 
-    def full(*arguments: object) -> None:
+    def batches() -> Iterator[list[torch.Tensor]]:
+        yield [torch.zeros(2, 3, 8, 8)]
+        raise error
+
+    told = pytest.warns(Note, match=r"^2 of 5 images are finished, they are in .*generated_images_")
+    with told, pytest.raises(type(error)):
+        write(batches(), [f"caption {i}" for i in range(5)], tmp_path, tmp_path)
+    (directory,) = tmp_path.iterdir()
+    assert sorted(str(path.relative_to(directory)) for path in directory.rglob("*.*")) == [
+        "captions.txt",
+        "generated_images/image_0.png",
+        "generated_images/image_1.png",
+        "imagen_training_directory.txt",
+    ]
+
+
+def test_a_failed_sheet_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images were written before; the sheet is not half there."""
+
+    def full(self: Image.Image, path: Path, *arguments: object) -> None:
+        path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("minimagen.generation.files.contact_sheet", full)
-    with pytest.raises(OSError, match="no space"):
-        write([torch.zeros(1, 3, 8, 8)], ["grey"], tmp_path, tmp_path)
+    sheet = Image.new("RGB", (8, 8))
+    monkeypatch.setattr(files, "contact_sheet", lambda *arguments: sheet)
+    monkeypatch.setattr(sheet, "save", full.__get__(sheet))
+    with pytest.warns(Note, match="1 of 1"), pytest.raises(OSError, match=r"contact_sheet.png"):
+        write([[torch.zeros(1, 3, 8, 8)]], ["grey"], tmp_path, tmp_path)
+    (directory,) = tmp_path.iterdir()
+    assert (directory / "generated_images" / "image_0.png").is_file()
+    assert not list(directory.glob("*sheet*")) + list(directory.glob(".*"))
+
+
+def test_nothing_is_left_if_no_image_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error before the first batch makes no directory, one within its first image removes it."""
+    with pytest.raises(ValueError, match="no images to write"):
+        write([], ["grey"], tmp_path, tmp_path)
+    monkeypatch.setattr(files, "to_image", lambda image: None)
+    with pytest.raises(AttributeError):
+        write([[torch.zeros(1, 3, 8, 8)]], ["grey"], tmp_path, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_written_batch_by_batch(tmp_path: Path) -> None:
+    """Under their numbers, before the next batch is drawn."""
+    written = []
+
+    def batches() -> Iterator[list[torch.Tensor]]:
+        for first in range(0, 6, 2):
+            written.append(len(list(tmp_path.glob("*/generated_images/*.png"))))
+            images = torch.tensor([first, first + 1]) / 10
+            yield [images[:, None, None, None].expand(2, 3, size, size) for size in (4, 8)]
+
+    directory = write(batches(), ["x"] * 6, tmp_path, tmp_path)
+    assert written == [0, 2, 4]
+    for i in range(6):
+        for name, size in (("stage_0", 4), ("generated_images", 8)):
+            image = Image.open(directory / name / f"image_{i}.png")
+            assert image.size == (size, size) and image.getpixel((0, 0))[0] == round(
+                (i / 10 + 1) * 127.5
+            )
 
 
 @pytest.mark.parametrize(("number", "side"), [(1, 16), (5, 64), (130, 8), (2, 300)])
@@ -465,6 +606,65 @@ def test_contact_sheet_shows_images_and_captions(number: int, side: int) -> None
     below = sheet[12 + shown + 4 : 12 + shown + 4 + 5 * 19]
     assert (below < 60).sum() > 200  # letters
     assert sheet.shape[1] <= 10 * 270 + 12
+
+
+def written(text: str, letters: Letters) -> np.ndarray:
+    """The pixels of a line of text, (30, 400), True where it is dark."""
+    page = Image.new("L", (400, 30), "white")
+    letters.write(ImageDraw.Draw(page), (2, 2), text)
+    return np.array(page) < 128
+
+
+def test_every_letter_of_a_font_is_shown_as_itself() -> None:
+    """Latin, Greek, Cyrillic, Hebrew and Arabic come with matplotlib, others from further fonts."""
+    letters = Letters(15)
+    texts = ["größe", "κύκλος", "красный", "круг", "אדום", "עיגול", "أحمر", "دائرة", "→ ∀", "é"]
+    shown = [written(text, letters) for text in texts]
+    assert not letters.missing and all(pixels.sum() > 15 for pixels in shown)
+    assert len({pixels.tobytes() for pixels in shown}) == len(texts)  # no boxes
+    (composed,) = letters.wrap("e\u0301", 100)
+    assert (written(composed, letters) == shown[-1]).all()
+    far = "\u2336"  # only in another font of matplotlib, STIX
+    assert written(far, letters).sum() > 5 and not letters.missing
+
+
+def test_a_letter_without_a_font_is_shown_by_its_code_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And one note names such letters; what can be seen of the caption stays."""
+    monkeypatch.setattr(letters_module, "_installed", lambda: [])
+    letters = Letters(15)
+    assert (written("红 cat", letters) == written("[7EA2] cat", Letters(15))).all()
+    assert list(letters.missing) == ["红"]
+    assert (written("a\u200d\ufe0fb", letters) == written("ab", letters)).all()  # joiners
+    with pytest.warns(Note, match=r"these letters of the captions: 红 猫; .*pip install") as notes:
+        contact_sheet(torch.zeros(2, 3, 8, 8), ["红猫", "猫 \x1b"])
+    assert len(notes) == 1 and "\x1b" not in str(notes[0].message)
+
+
+def test_plain_captions_need_no_other_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a list of all fonts of a machine, which takes a while the first time."""
+    monkeypatch.setattr(letters_module, "_installed", lambda: pytest.fail("asked for fonts"))
+    assert written("plain “English”, 100%…", Letters(15)).any()
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "é" * 100_000,
+        "x" * 100_000,
+        "i " * 50_000,
+        "\u0301" * 100_000,
+        "红" * 100_000,
+        "a\u200d" * 9999,
+    ],
+)
+def test_captions_without_an_end_are_cut_on_the_sheet(caption: str) -> None:
+    """In a moment; before, the time grew with the square of the length."""
+    letters, began = Letters(15), time.process_time()
+    lines = letters.wrap(caption, 192)
+    assert len(lines) <= 5 and all(letters.length(line) <= 192 + 15 for line in lines)
+    assert time.process_time() - began < 5
 
 
 def test_an_animation_ends_with_the_images(training: TrainingDirectory, tmp_path: Path) -> None:
@@ -561,3 +761,57 @@ def test_weights_that_cannot_be_used(tmp_path: Path, fault: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)) as error:
         load_imagen(source)
     assert "\n" not in str(error.value)
+
+
+def own_encoder(tmp_path: Path, name: str = "myt5") -> tuple[TrainingDirectory, Path]:
+    """A training with a T5 of its own, of the same width as t5_tiny, and that T5."""
+    dim = load_text_encoder("t5_tiny").dim
+    encoder = save_random_t5(tmp_path / name, seed=1, dim=dim)
+    imagen = tiny_imagen()
+    imagen.config = replace(imagen.config, text_encoder=str(encoder))
+    directory = save_training(tmp_path, imagen)
+    print_ = load_text_encoder(str(encoder), imagen.config.max_tokens).fingerprint()
+    directory.save_sources(Sources("shapes-minimal", "", str(encoder), print_))
+    return directory, encoder
+
+
+def test_a_text_encoder_that_was_moved_is_recognised(tmp_path: Path) -> None:
+    """``t5_name`` says where it is now; without, the line says so."""
+    directory, encoder = own_encoder(tmp_path)
+    config = GenerationConfig(str(directory.path))
+    assert load(config).encoder.dim == load_text_encoder(str(encoder)).dim
+    moved = encoder.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"myt5.*no such directory; .* say where with `t5_name`$"):
+        load(config)
+    assert load(replace(config, t5_name=str(moved))).encoder.dim
+    with pytest.raises(ValueError, match=r"^`t5_name`: text encoder '/nowhere': there is no such"):
+        load(replace(config, t5_name="/nowhere"))
+
+
+def test_another_text_encoder_is_refused(tmp_path: Path) -> None:
+    """In the same place too, and with one changed weight: its embeddings mean other things."""
+    directory, encoder = own_encoder(tmp_path)
+    config = GenerationConfig(str(directory.path))
+    other = "^`t5_name`: text encoder '.*' is not the one that the model was trained with, .*myt5"
+    for name in ("t5_tiny", str(save_random_t5(tmp_path / "wide", dim=8))):
+        with pytest.raises(ValueError, match=other):
+            load(replace(config, t5_name=name))
+    weights = load_file(encoder / "model.safetensors")
+    weights["shared.weight"][100, 3] += 1e-3
+    save_file(weights, encoder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=other):
+        load(config)
+
+
+def test_older_directories_know_the_width_of_their_encoder(tmp_path: Path) -> None:
+    """They have no fingerprint; another width is one line, not an error of a matrix product."""
+    config = GenerationConfig(str(save_training(tmp_path).path))
+    assert load(config).encoder.dim == 64
+    with pytest.raises(ValueError, match=r"^`t5_name`: text encoder .* is not the one"):
+        load(replace(config, t5_name=str(save_random_t5(tmp_path / "narrow"))))
+
+
+def test_no_name_of_a_training_directory_is_no_directory() -> None:
+    """An empty one is not the current directory."""
+    with pytest.raises(ValueError, match=r"^`training_directory` is missing"):
+        load(GenerationConfig(""))

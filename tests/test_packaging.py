@@ -203,7 +203,7 @@ def environments() -> Iterator[dict[str, str]]:
 @both_files
 def test_requirements_pin_every_dependency_once_for_every_system_and_python(name: str) -> None:
     """Each range of pyproject.toml has one pin within it, wherever it is used."""
-    assert list(PROJECT["optional-dependencies"]) == ["lab", "data", "fonts"]
+    assert list(PROJECT["optional-dependencies"]) == ["lab", "data"]
     assert list(PYPROJECT["dependency-groups"]) == ["dev"]
     for environment in environments():
         valid = [p for p in pins(name) if p.marker is None or p.marker.evaluate(environment)]

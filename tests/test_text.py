@@ -307,21 +307,21 @@ def test_what_it_reads_whole_gets_no_word(encoder: T5Encoder) -> None:
 @pytest.mark.parametrize(
     ("captions", "said"),
     [
-        (["一只红猫", "a cat"], 'does not know words of 1, such as "一只红猫"'),
-        (["größe", "café", "café"], 'does not know words of 2, such as "größe", "café"'),
-        (["красный круг"], 'does not know words of 1, such as "красный", "круг"'),
+        (["一只红猫", "a cat"], 'does not know words of 1 of 2, such as "一只红猫"'),
+        (["größe", "café", "café"], 'does not know words of 2 of 2, such as "größe", "café"'),
+        (["красный круг"], 'does not know words of 1 of 1, such as "красный", "круг"'),
         (
             ["一只红猫", "🐱", "a 🐱", "a star"],
-            'does not know words of 3, such as "一只红猫", "🐱"; reads 2 the same as another',
+            'does not know words of 3 of 4, such as "一只红猫", "🐱"; reads 2 of 4 the same',
         ),
-        (["a red circle " * 30], "cuts off 1 at 64 tokens"),
+        (["a red circle " * 30], "cuts off 1 of 1 at 64 tokens"),
         (
             ["red " * 63 + "a", "red " * 63 + "b", "red " * 70 + "猫"],
-            "cuts off 3 at 64 tokens; reads 3 the same as another",
+            "cuts off 3 of 3 at 64 tokens; reads 3 of 3 the same as another",
         ),
         (
             [f"{letter} é" for letter in "一只红猫两条蓝狗大"],
-            'such as "一", "é", "只", "红", "猫", "两", "条", "蓝"; reads 9 the same as another',
+            'such as "一", "é", "只", "红", "猫", "两", "条", "蓝"; reads 9 of 9 the same',
         ),
     ],
 )
@@ -330,9 +330,7 @@ def test_what_it_cannot_read_is_counted_and_named(
 ) -> None:
     """Chinese, emoji and accents become one token, so that captions become equal, silently."""
     found = encoder.unread(captions)
-    many = len(set(captions))
-    assert found.startswith(f"captions: of {many} distinct ones, the text encoder ")
-    assert said in found
+    assert found.startswith("captions: the text encoder ") and said in found
 
 
 def test_equal_captions_are_truly_equal(encoder: T5Encoder) -> None:

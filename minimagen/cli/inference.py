@@ -15,7 +15,7 @@ Draw images of captions with a trained cascade.
 
 Makes generated_images_<TIMESTAMP>/ with generated_images/image_<i>.png, captions.txt (line i is the
 caption of image i, both from 0), contact_sheet.png with all images, and
-imagen_training_directory.txt.
+imagen_training_directory.txt. Images are written as soon as they are finished.
 
 Defaults are in brackets. N[,N...] is one value for all stages, or one value per stage."""
 

@@ -14,6 +14,7 @@ from minimagen.settings import naming
 from minimagen.text import check_text
 
 WORDS_NAMED = 8  # maximum number of unknown words in a note
+LETTERS_SHOWN = 40  # maximum number of letters of such a word
 
 
 def read_captions(value: str | None) -> list[str]:
@@ -74,6 +75,6 @@ def unknown_words(captions: Sequence[str], known: Collection[str] | None) -> str
     named = []
     for word in new[:WORDS_NAMED]:
         near = difflib.get_close_matches(word, long, 1, cutoff=0.7)
-        named.append(f'"{word}"' + (f" ({near[0]}?)" if near else ""))
+        named.append(f'"{word[:LETTERS_SHOWN]}"' + (f" ({near[0]}?)" if near else ""))
     more = f" and {len(new) - WORDS_NAMED} more" if len(new) > WORDS_NAMED else ""
     return f"the model was not trained on {', '.join(named)}{more}"

@@ -49,10 +49,11 @@ class _Sheet:
         letters = Letters(font_size)
         texts = [letters.wrap(caption, side) for caption in captions]
         if letters.missing:
-            some = " ".join(list(letters.missing)[:LETTERS_NAMED])
+            named = [letter for letter in letters.missing if letter.isprintable()]
+            some = " ".join(named[:LETTERS_NAMED])
             note(
                 f"no font on this machine has these letters of the captions: {some}; pictures show "
-                'their code points instead. pip install "minimagen-course[fonts]" brings fonts'
+                "their code points instead (pip install manimgx-fonts manimgx-fonts-cjk has fonts)"
             )
         number = len(captions)
         columns = min(number, max(4, math.ceil(math.sqrt(number))), 10)

@@ -1,9 +1,9 @@
 """Captions as lines of text in any script: each word in the first font that has all its letters.
 
-The fonts are, in this order: that of Pillow, for plain English; DejaVu Sans, which
-matplotlib brings, for Latin, Greek, Cyrillic, Arabic, Hebrew and more; the Noto fonts of
-``pip install "minimagen-course[fonts]"``, for nearly all others and emoji; and those that are
-installed on the machine. A letter that no font has is shown by its code point, such as [4E00].
+The fonts are, in this order: that of Pillow, for plain English; DejaVu Sans, which matplotlib
+brings, for Latin, Greek, Cyrillic, Arabic, Hebrew and more; the Noto fonts of ``PACKAGES``, if they
+are installed, for nearly all others and emoji; and all other fonts of the machine. A letter that no
+font has is shown by its code point, such as [4E00].
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Run = tuple[str, Font]  # letters in one font
 
 LINE_LETTERS = 200  # more than fit in a line of a sheet
-PACKAGES = ("manimgx_fonts", "manimgx_fonts_cjk")  # of fonts, an extra of this package
+PACKAGES = ("manimgx_fonts", "manimgx_fonts_cjk")  # of PyPI, with the Noto fonts and nothing else
 
 
 class Letters:
@@ -77,23 +77,26 @@ class Letters:
 
     def _find_runs(self, word: str) -> list[Run]:
         """A word in the first font that has all its letters, else letter by letter."""
-        if (font := self._font(word)) is not None:
-            return [(word, font)]
+        if (run := self._run(word)) is not None:
+            return [run]
         runs = []
         for letter in filter(_is_visible, word):
-            font, shown = self._font(letter), letter
-            if font is None:
+            run = self._run(letter)
+            if run is None:
                 self.missing[letter] = None
-                font, shown = _opened(None, self.size), f"[{ord(letter):X}]"
-            runs.append((shown, font))
+                run = f"[{ord(letter):X}]", _opened(None, self.size)
+            runs.append(run)
         return runs
 
-    def _font(self, text: str) -> Font | None:
+    def _run(self, text: str) -> Run | None:
+        """Text in the first font that has all of it; without joiners that this font lacks."""
         due = set(map(ord, filter(_is_visible, text)))
         for path in _paths():
-            if due <= _letters(path):
+            there = _letters(path)
+            if due <= there:
                 with suppress(OSError):  # this size is not in a font of pictures
-                    return _opened(path, self.size)
+                    shown = "".join(letter for letter in text if ord(letter) in there)
+                    return shown, _opened(path, self.size)
         return None
 
 
