@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,10 +41,13 @@ Settings = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
-def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing is; stages train in the process of the tests."""
+def in_an_empty_directory(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is; stages train in the process of the tests, unless a test says otherwise."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cascade, "_train_in_processes", cascade._train_here)
+    if "processes" not in request.keywords:
+        monkeypatch.setattr(cascade, "_train_in_processes", cascade._train_here)
 
 
 @pytest.fixture
@@ -283,16 +287,44 @@ def test_samples_grow_and_change_nothing(tiny: Settings) -> None:
     assert longer[:4] == labels and len(longer) == 6
 
 
-def test_a_row_with_the_same_label_is_not_added_again(tmp_path: Path) -> None:
-    """And images of another size have their place in the same columns."""
-    directory = TrainingDirectory(tmp_path)
+def test_rows_of_images_of_any_size_have_the_same_columns(tmp_path: Path) -> None:
+    """And a long caption has its place."""
+    path = tmp_path / "samples.png"
     captions = ["a circle", "a " + "very " * 50 + "long caption 一只红猫"]
-    for label, side in (("a", 8), ("b", 16), ("b", 16)):
+    for label, side in (("a", 8), ("b", 16)):
         images = torch.zeros(2, 3, side, side)
-        sheet_module.add_row(directory, None, [label], images, captions, 16)
-    with Image.open(directory.samples) as picture:
+        before = path if path.exists() else None
+        sheet_module.add_row(path, before, [label], images, captions, 16)
+    with Image.open(path) as picture:
         assert json.loads(picture.info["rows"]) == [["a"], ["b"]]
         assert picture.height == sheet_module.HEAD + 2 * (128 + sheet_module.MARGIN)
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_nothing_waits_for_samples_when_stages_have_their_processes(tiny: Settings) -> None:
+    """They are drawn in another thread; rows come meanwhile; an error of the call is not lost."""
+    threads: list[str] = []
+    rows: list[int] = []
+    waited = threading.Event()
+
+    def after_epoch(running: Running, stage: int, epoch: int) -> str | None:
+        threads.append(threading.current_thread().name)
+        deadline = time.monotonic() + 60
+        while len(read_rows(running.directory.table)) < 4 and time.monotonic() < deadline:
+            waited.wait(0.05)
+        rows.append(len(read_rows(running.directory.table)))
+        if (stage, epoch) == (0, 2):
+            raise KeyError("a fault")
+        return f"drawn after {stage}, {epoch}"
+
+    with pytest.raises(KeyError, match="a fault"):
+        train(resolve(**tiny, threads=2), quiet=True, after_epoch=after_epoch)
+    assert rows == [4] * 4 and len(set(threads)) == 1
+    assert threads[0] != threading.current_thread().name
+    (path,) = Path("out").iterdir()
+    log = TrainingDirectory.open(path).progress.read_text()
+    assert "drawn after 0, 1" in log and "drawn after 1, 2" in log
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from minimagen.files import atomic_write
 from minimagen.generation import draw, to_image
+from minimagen.generation.letters import Letters
 from minimagen.imagen import Imagen
 from minimagen.run_directory import CheckpointState, TrainingDirectory
 from minimagen.training.report import Running
@@ -30,8 +30,9 @@ ATTEMPTS = 3  # to read a checkpoint that is being replaced
 def add_samples(running: Running) -> None:
     """Draw a row with the newest averaged weights, and add it to samples.png.
 
-    It has the images of the last stage of those from the base on that have a checkpoint; without
-    the base there is no row. This changes nothing of the training: it reads checkpoints alone.
+    It has the images of the last stage of those from the base on that have a checkpoint. There is
+    no new row without the base, or if there is one of these weights. This changes nothing of the
+    training: it reads checkpoints alone.
 
     Raises ValueError if a checkpoint cannot be read or an image is not finite, and OSError if the
     file cannot be written.
@@ -40,7 +41,11 @@ def add_samples(running: Running) -> None:
     found = [_newest(directory, index) for index in range(len(plan.unets))]
     ready = found.index(None) if None in found else len(found)  # stages from the base on
     states = [pair for pair in found[:ready] if pair is not None]
-    if not states:
+    label = []
+    for i, (_, state) in enumerate(states):
+        label += [f"stage {i}: epoch {state.epoch},", f"step {state.step}"]
+    before = next((d.samples for d in (directory, plan.old) if d and d.samples.exists()), None)
+    if not states or (before is not None and label in _open(before)[1]):
         return
     config = replace(plan.imagen, stages=plan.imagen.stages[:ready])
     with torch.random.fork_rng(devices=[]):  # a new model draws random weights
@@ -56,10 +61,7 @@ def add_samples(running: Running) -> None:
         images = draw(imagen, partial(encode, running), captions, seeds)[-1]
     finally:
         torch.set_num_threads(threads)
-    label = []
-    for i, (_, state) in enumerate(states):
-        label += [f"stage {i}: epoch {state.epoch},", f"step {state.step}"]
-    add_row(directory, plan.old, label, images, captions, plan.imagen.stages[-1].side)
+    add_row(directory.samples, before, label, images, captions, plan.imagen.stages[-1].side)
 
 
 def encode(running: Running, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -89,32 +91,27 @@ def _newest(
 
 
 def add_row(
-    directory: TrainingDirectory,
-    old: TrainingDirectory | None,
+    path: Path,
+    before: Path | None,
     label: Sequence[str],
     images: Tensor,
     captions: Sequence[str],
     side: int,
 ) -> None:
-    """Add a row to samples.png; a row with the same label is not added again.
+    """Write a sheet to ``path``: that of ``before`` and a row more.
 
-    old:    the directory that the training goes on from: its rows come first
     label:  lines; images: (N, 3, H, W) in [-1, 1], of N captions
     side:   of the finished images, in pixels, which decides how large all are shown
     """
-    paths = [directory.samples] + ([] if old is None else [old.samples])
-    path = next((path for path in paths if path.exists()), None)
     shown = side * max(1, round(SIDE / side)) if side < 2 * SIDE else SIDE
-    sheet, labels = _open(path) if path is not None else (_head(captions, shown), [])
-    if list(label) in labels:
-        return
+    sheet, labels = _open(before) if before is not None else (_head(captions, shown), [])
     row = _row(label, images, shown)
     longer = Image.new("RGB", (max(sheet.width, row.width), sheet.height + row.height), "white")
     longer.paste(sheet, (0, 0))
     longer.paste(row, (0, sheet.height))
     about = PngInfo()
     about.add_text("rows", json.dumps([*labels, list(label)]))
-    atomic_write(directory.samples, partial(longer.save, format="PNG", pnginfo=about))
+    atomic_write(path, partial(longer.save, format="PNG", pnginfo=about))
 
 
 def _open(path: Path) -> tuple[Image.Image, list[list[str]]]:
@@ -128,13 +125,12 @@ def _open(path: Path) -> tuple[Image.Image, list[list[str]]]:
 
 def _head(captions: Sequence[str], side: int) -> Image.Image:
     """The captions, each above its column."""
-    font = ImageFont.load_default(12)
+    letters = Letters(12)
     head = Image.new("RGB", (LABEL + len(captions) * (side + MARGIN), HEAD), "white")
     for i, caption in enumerate(captions):
-        cell = Image.new("RGB", (side, HEAD), "white")  # cuts off what is too wide
-        lines = textwrap.wrap(caption, max(8, side // 7), max_lines=4, placeholder=" …")
-        ImageDraw.Draw(cell).multiline_text((0, 4), "\n".join(lines), "black", font)
-        head.paste(cell, (LABEL + i * (side + MARGIN), 0))
+        x = LABEL + i * (side + MARGIN)
+        for n, line in enumerate(letters.wrap(caption, side, 4)):
+            letters.write(ImageDraw.Draw(head), (x, 2 + n * letters.line_height), line)
     return head
 
 

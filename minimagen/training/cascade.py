@@ -15,6 +15,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -54,8 +55,8 @@ def train(
 
     quiet: print no lines and show no progress bars (bars are shown on terminals only)
     say:   prints a line; None prints to stdout
-    after_epoch: called when the checkpoint of an epoch is written, in the process that writes the
-           log, while the stages go on; see ``AfterEpoch``
+    after_epoch: called after the checkpoint of an epoch is written, in the process that writes the
+           log; in another thread, if the stages have their own processes; see ``AfterEpoch``
 
     Raises ValueError, naming the setting or file, if something does not exist or does not fit; the
     directory is not made then. Raises RunError if the training cannot go on, RunStopped after
@@ -253,8 +254,13 @@ def _train_in_processes(
     If one fails, or if a signal asks to stop, the others finish their step and save.
     """
     groups = [plan.stages] if plan.side_by_side else [(index,) for index in plan.stages]
-    for group in groups:
-        _train_group(group, plan, directory, data, embeddings.path, report)
+    report.aside = ThreadPoolExecutor(1)  # messages and Ctrl-C do not wait for ``after_epoch``
+    try:
+        for group in groups:
+            _train_group(group, plan, directory, data, embeddings.path, report)
+        report.wait()
+    finally:
+        report.aside.shutdown(cancel_futures=True)
 
 
 def _train_group(

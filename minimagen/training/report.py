@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -71,6 +72,8 @@ class Report:
         self.say = say or (lambda text: tqdm.write(text, file=sys.stdout))
         self.directory: TrainingDirectory | None = None
         self.after_epoch: Callable[[int, int], str | None] | None = None
+        self.aside: Executor | None = None  # calls ``after_epoch``; None: ``show`` does
+        self._calls: list[Future[None]] = []
         self._tracker: Tracker | None = None
         self._seconds: dict[int, float] = {}  # for which each stage was trained before
         self._early: list[str] = []  # lines from before the directory was made
@@ -104,8 +107,10 @@ class Report:
             self._add(message)
             return
         if isinstance(message, Saved):
-            if self.main and self.after_epoch is not None and (text := self.after_epoch(*message)):
-                self.show(Line(text))
+            if self.aside is None:
+                self._call(message)
+            else:
+                self._calls.append(self.aside.submit(self._call, message))
             return
         if self.directory is None:
             self._early.append(message.text)
@@ -113,6 +118,15 @@ class Report:
             self.directory.log(message.text)
         if message.show and not self.quiet:
             self.say(message.text)
+
+    def wait(self) -> None:
+        """Wait for the calls of ``after_epoch``, and raise the error of one that failed."""
+        for call in self._calls:
+            call.result()
+
+    def _call(self, saved: Saved) -> None:
+        if self.main and self.after_epoch is not None and (text := self.after_epoch(*saved)):
+            self.show(Line(text))
 
     def _add(self, row: Row) -> None:
         if self.main and self.directory is not None:
