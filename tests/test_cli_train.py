@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from minimagen import files
 from minimagen.cli.train import main
@@ -325,3 +326,28 @@ def test_sigterm_of_the_script_saves_and_says_how_to_go_on(tmp_path: Path) -> No
     assert err.count("\n") == 1 and f"--RESTART_DIRECTORY {directory.path.name}" in err
     assert "stage 0 epoch 1/500" in out
     assert directory.load_checkpoint(0)[1]["step"] > 0
+
+
+@pytest.mark.slow
+def test_what_the_text_encoder_cannot_read_is_told_and_training_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the log and on the terminal; and a cache that cannot be written is a note, not the end."""
+    Path("pictures").mkdir()
+    captions = ["红猫", "🐱", "a grinning face", "a tiger", "a red circle " * 30, "a red star"]
+    rows = ["file_name,text"]
+    for i, caption in enumerate(captions * 2):
+        Image.new("RGB", (20, 20), (20 * i, 0, 0)).save(f"pictures/{i}.png")
+        rows.append(f"{i}.png,{caption}")
+    Path("pictures/metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    Path("a_file").touch()
+    argv = ["--TESTING", "--DATASET", "pictures", "--CACHE_DIRECTORY", "a_file/within", *SMALL]
+    assert main(argv) == 0
+    out, log = capsys.readouterr().out, only_directory().progress.read_text(encoding="utf-8")
+    for said in (
+        "captions: the text encoder cuts off 1 of 6 at 64 tokens; does not know words of 2 of 6, "
+        'such as "🐱", "红猫"; reads 2 of 6 the same as another; see ',
+        "captions: the text encoder reads 50% of their words letter by letter",
+        "captions: their embeddings could not be saved: ",
+    ):
+        assert said in log and said in out

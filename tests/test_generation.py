@@ -407,10 +407,9 @@ def test_bytes_that_are_no_text_are_refused() -> None:
         read_captions("caf\udce9")
 
 
-@pytest.mark.parametrize("number", [100_001, 10**18])
-def test_more_images_than_a_run_can_draw_are_refused(number: int) -> None:
-    """At once, before a list of that length is made."""
-    config = GenerationConfig("shapes", "a red circle", images_per_caption=number)
+def test_more_images_than_a_run_can_draw_are_refused() -> None:
+    """At once, before a list of that length is made: of the twelve captions of the course."""
+    config = GenerationConfig("shapes", images_per_caption=10_000)
     with pytest.raises(ValueError, match=r"^`images_per_caption` is .* at most 100,000 images"):
         generate(config)
 

@@ -77,12 +77,12 @@ def train(
         captions = data.dataset.captions
         used = [captions[i] for i in (*data.train, *data.valid)]
         report.checked(data.dataset)
-        embeddings, fingerprint = _embed(plan, used, Path(scratch), report)
+        embeddings = _embed(plan, used, Path(scratch), report)
         sources = Sources(
             plan.config.dataset,
             data.dataset.digest(),
             plan.imagen.text_encoder,
-            fingerprint,
+            embeddings.fingerprint,
             plan.processes,
         )
         plan = _compare(plan, sources, len(data.train))
@@ -111,13 +111,8 @@ def train(
 # --- before any stage trains ----------------------------------------------------------------------
 
 
-def _embed(
-    plan: Plan, captions: Sequence[str], scratch: Path, report: Report
-) -> tuple[EmbeddingCache, str]:
-    """The embeddings of all captions, each computed once, and the encoder's fingerprint.
-
-    The ``path`` of the embeddings is their file.
-    """
+def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -> EmbeddingCache:
+    """The embeddings of all captions, each computed once; the result's ``path`` is their file."""
     config = plan.config
     with naming("t5_name"):
         encoder = load_text_encoder(plan.imagen.text_encoder, plan.imagen.max_tokens)
@@ -132,7 +127,6 @@ def _embed(
             chunk = captions[start : start + 512]
             new += cache.add(chunk)
             bar.update(len(chunk))
-    fingerprint = encoder.fingerprint()
     cache.release_encoder()
     report.show(Line(f"captions: {len(captions)} distinct, {new} of them encoded now"))
     if unread:
@@ -149,7 +143,7 @@ def _embed(
     if cache.path is None and not launched():
         cache.path = scratch / "embeddings.safetensors"
         cache.save()
-    return cache, fingerprint
+    return cache
 
 
 def _compare(plan: Plan, now: Sources, images: int) -> Plan:
