@@ -41,6 +41,7 @@ RESUMABLE = (  # settings that may differ when a training goes on
     "threads",
     "output_directory",
     "cache_directory",
+    "max_left_out",
     "dataset",  # may have moved: its content is compared
     "t5_name",  # the same
     "other_data",
