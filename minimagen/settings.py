@@ -250,10 +250,13 @@ def _dotted(path: list[Any]) -> str:
 def _type_at(kind: Any, path: list[Any]) -> Any:
     """The declared type of the value at a path within settings, with its range."""
     for part in path:
-        if dataclasses.is_dataclass(kind):
-            kind = get_type_hints(kind, include_extras=True)[str(part)]
-        else:
-            kind = next(k for k in get_args(_unwrap(kind)[0]) if k is not Ellipsis)
+        base = _unwrap(kind)[0]
+        inner = [one for one in get_args(base) if one is not Ellipsis]
+        if inner:  # of a list, a tuple, or the values of a dict
+            kind = inner[-1] if get_origin(base) is dict else inner[0]
+            continue
+        fields = get_type_hints(base, include_extras=True)  # of a dataclass, or a named tuple
+        kind = fields[part] if isinstance(part, str) else list(fields.values())[part]
     return kind
 
 
@@ -285,7 +288,9 @@ def _due(hint: Any, problem: str) -> str:
     if get_origin(base) is tuple:
         entries = get_args(base)
         return "a list" if Ellipsis in entries else f"a list of {len(entries)}"
-    if dataclasses.is_dataclass(base):
+    if get_origin(base) is list:
+        return "a list"
+    if dataclasses.is_dataclass(base) or get_origin(base) is dict:
         return "an object with keys, {...}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(base, str(base)) + (" or none" if optional else "")

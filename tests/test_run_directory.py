@@ -104,6 +104,27 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], r"`files` is \[\], it should be an object"),
+        ({"a": 1}, "`files.a` is 1, it should be a list"),
+        ({"a": [1]}, r"`files.a\[0\]` is 1, it should be"),
+        ({"a": [["x", "y"]]}, r"`files.a\[0\]\[0\]` is 'x', it should be a whole number"),
+        ({"a": [[1, 2]]}, r"`files.a\[0\]\[1\]` is 2, it should be text"),
+        ({"a": [[1]]}, r"files.a\[0\]"),
+    ],
+)
+def test_broken_manifest_is_one_line(files: object, said: str, tmp_path: Path) -> None:
+    """It names the file and what is wrong in it."""
+    manifest = Manifest(tmp_path, "stage_0")
+    manifest.path.parent.mkdir()
+    manifest.path.write_text(json.dumps({"files": files}))
+    with pytest.raises(ValueError, match=said) as caught:
+        manifest.files()
+    assert "stage_0.json: " in str(caught.value) and "\n" not in str(caught.value)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: path.unlink(),
     "one bit": flip,
@@ -311,6 +332,16 @@ def test_killed_at_any_moment_a_training_ends_the_same() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^kills: 12 ", done.stdout, re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="works in forked processes")
+def test_damaged_at_random_a_directory_is_refused_or_the_same() -> None:
+    """A short run of tools/fuzz.py; it ends with 1 if something came out that must not."""
+    command = [sys.executable, str(ROOT / "tools" / "fuzz.py"), "--runs", "25", "--seed", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^go on +manifest +refused +\d+$", done.stdout, re.M)
 
 
 def test_new_directory_is_whole_or_not_there(tmp_path: Path) -> None:
