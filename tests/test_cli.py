@@ -316,6 +316,22 @@ def test_exit_codes(
     assert capsys.readouterr() == ("", f"sample.py: {line}\n")
 
 
+def test_only_one_process_of_a_launch_tells_a_wrong_flag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All find the same; an error that one of them has alone is told."""
+
+    def work(given: dict[str, object]) -> None:
+        raise given["error"]  # type: ignore[misc]
+
+    monkeypatch.setenv("RANK", "1")
+    assert run_command(sample_parser(), work, ["--nonsense"]) == 2
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(common, "given_flags", lambda *_: {"error": RunError("loss")})
+    assert run_command(sample_parser(), work, []) == 1
+    assert "loss" in capsys.readouterr().err
+
+
 def fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Have every training fail as soon as it begins."""
 

@@ -162,6 +162,8 @@ def run_command(
             code, line = _code_and_line(error, parser)
         if "--DEBUG" in argv:
             traceback.print_exc()
+    if code == 2 and os.environ.get("RANK", "0") != "0":  # a launcher's first process tells it
+        return code
     print(f"{parser.prog}: {_shortened(parser.as_flags(line))}", file=sys.stderr)
     return code
 
