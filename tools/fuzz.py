@@ -85,7 +85,8 @@ def lines(path: Path, rng: random.Random) -> None:
 def swap(path: Path, rng: random.Random) -> None:
     """Put another file of the directory in its place."""
     root = next(parent for parent in path.parents if parent.name.startswith("training_"))
-    shutil.copyfile(rng.choice([p for p in sorted(root.rglob("*")) if p.is_file()]), path)
+    others = [p for p in sorted(root.rglob("*")) if p.is_file() and p != path]
+    shutil.copyfile(rng.choice(others), path)
 
 
 VALUES: list[Any] = [
