@@ -7,19 +7,23 @@ before anything is made. {L} stands for 400 digits, which messages shorten.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from minimagen.cli.inference import main as inference
 from minimagen.cli.main import main as main_job
 from minimagen.cli.train import main as train
+from minimagen.generation import GenerationConfig
 from minimagen.presets import default_architecture
+from minimagen.settings import flag_name
+from minimagen.training import TrainConfig
 
 MAINS: dict[str, Callable[..., int]] = {
     "train.py": train,
@@ -45,12 +49,14 @@ NAMED = (  # always run: segmentation faults, allocations and hangs of older ver
 )
 
 
-def rows(table: str) -> list[ParameterSet]:
+def rows(table: str) -> list[Any]:
     """The rows ``flags -> message`` of a table; the quick tests have ``NAMED``, and each sixth."""
     found = []
     for number, line in enumerate(table.strip().splitlines()):
         flags, message = line.split(" -> ", 1)
-        marks = () if flags in NAMED or number % 6 == 0 else pytest.mark.slow
+        marks = [] if flags in NAMED or number % 6 == 0 else [pytest.mark.slow]
+        if "/dev/" in flags:
+            marks.append(pytest.mark.skipif(os.name == "nt", reason="Windows has no such files"))
         found.append(pytest.param(flags, message, marks=marks, id=flags))
     return found
 
@@ -777,5 +783,10 @@ def test_missing_files_of_parameters(parameters: Path, capsys: pytest.CaptureFix
 
 
 def test_there_are_enough_rows() -> None:
-    """In all tables."""
+    """Every flag of a script is in one of its rows."""
+    for table, kind in ((TRAIN, TrainConfig), (INFERENCE, GenerationConfig)):
+        flags = {word for row in table for word in row.values[0].replace("=", " ").split()}
+        short = {"-d": "--TRAINING_DIRECTORY", "-c": "--CAPTIONS"}
+        flags |= {short.get(flag, flag) for flag in flags}
+        assert {flag_name(item.name) for item in fields(kind)} <= flags
     assert len(TRAIN) + len(INFERENCE) + len(MAIN) + len(KEYS) + len(FILES) >= 500
