@@ -316,7 +316,7 @@ def test_precision_on_the_cpu(training: TrainingDirectory) -> None:
 
 def test_a_model_is_needed() -> None:
     """The error says which setting names it."""
-    with pytest.raises(ValueError, match=r"^`training_directory`: '' is blank$"):
+    with pytest.raises(ValueError, match=r"^`training_directory` is missing"):
         load(GenerationConfig())
     with pytest.raises(ValueError, match=r"^`training_directory`: nowhere is not a training"):
         load(GenerationConfig("nowhere"))
