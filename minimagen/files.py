@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -105,8 +106,13 @@ def check_writable(directory: Path | str, setting: str) -> None:
     there = next(part for part in (path, *path.parents) if part.exists())
     if not there.is_dir():
         raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} is not a directory")
-    if not os.access(there, os.W_OK):
-        raise ValueError(f"`{setting}` is {str(directory)!r}, but {there} cannot be written to")
+    try:
+        with tempfile.TemporaryFile(dir=there):  # what rights say is not true of all places
+            pass
+    except OSError:
+        raise ValueError(
+            f"`{setting}` is {str(directory)!r}, but {there} cannot be written to"
+        ) from None
 
 
 def atomic_write(

@@ -29,7 +29,7 @@ from minimagen.guidance import guide, weight_at
 from minimagen.layers import Window
 from minimagen.samplers import SAMPLERS, NoiseSource, SamplerName
 from minimagen.schedules import NoiseSchedule, expand
-from minimagen.settings import Share, Side, Times, Tokens, settings
+from minimagen.settings import Name, Share, Side, Times, Tokens, settings
 from minimagen.thresholding import Threshold, threshold
 from minimagen.unet import Unet, UnetConfig
 
@@ -76,7 +76,7 @@ class ImagenConfig:
 
     stages: tuple[StageConfig, ...]  # from the base to the last super-resolution
     timesteps: Times = 1000  # grid of times from which samplers choose their steps
-    text_encoder: str = "t5_tiny"  # see text.load_text_encoder
+    text_encoder: Name = "t5_tiny"  # see text.load_text_encoder
     max_tokens: Tokens = 64  # maximum number of tokens per caption
     text_dropout: Share = 0.1  # share of captions hidden in training, for guidance
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from minimagen.files import read_file
 from minimagen.imagen import ImagenConfig
-from minimagen.settings import Count, T, flag_name, from_json, settings
+from minimagen.settings import Count, T, brief, flag_name, from_json, settings
 from minimagen.unet import UnetConfig
 
 
@@ -78,7 +78,7 @@ def _read_flags(path: Path, known: Collection[str]) -> dict[str, str]:
         name, equals, value = line.strip().partition("=")
         setting = name.removeprefix("--").lower()
         if not equals or name != flag_name(setting):
-            raise ValueError(f"{path}, line {number}: {line!r} should be --FLAG=value")
+            raise ValueError(f"{path}, line {number}: {brief(line)} should be --FLAG=value")
         if setting not in known:
             raise ValueError(f"{path}, line {number}: {name} is not a flag of the training")
         flags[setting] = value

@@ -11,7 +11,7 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Interval
+from annotated_types import Interval, Le
 from torch import Tensor
 
 from minimagen.settings import settings
@@ -38,7 +38,7 @@ class NoiseSchedule:
     """
 
     name: ScheduleName = "cosine"  # shape of log_snr over time
-    shift: Annotated[float, Interval(gt=0)] = 1.0  # of alpha/sigma; 1 leaves it as it is
+    shift: Annotated[float, Interval(gt=0), Le(1000)] = 1.0  # of alpha/sigma; 1 leaves it as it is
 
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha_t^2 / sigma_t^2), decreasing in t, clamped to [-20, 20].

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from typing import (
 
 import pydantic
 from annotated_types import Interval, Le, MultipleOf
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -50,6 +51,23 @@ Images = Annotated[int, Interval(ge=1), Le(100_000)]  # in memory at the same ti
 Threads = Annotated[int, Interval(ge=1), Le(1024)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[int, Interval(ge=0, lt=2**62)]  # seed + image number fits into 64 bits
+
+
+def _check_name(value: str) -> str:
+    if not value.strip():
+        raise ValueError(f"{value!r} is blank")
+    if any(ord(letter) < 32 for letter in value):
+        raise ValueError(f"{brief(value)} has a line break or another control character")
+    try:
+        parts = [len(part.encode()) for part in re.split(r"[/\\]", value)]
+    except UnicodeEncodeError:
+        raise ValueError(f"{brief(value)} is not UTF-8 text") from None
+    if max(parts) > 255 or sum(parts) > 4000:  # limits of most systems
+        raise ValueError(f"{brief(value)} is too long for a name")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_check_name)]  # of a path or of something on the Hub
 
 
 def _to_tuple(value: object) -> object:

@@ -265,7 +265,7 @@ def test_some_flags_of_a_class() -> None:
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("-b", "--BATCH_SIZE/-b: expected one argument"),
+        ("-b", "--BATCH_SIZE/-b: expected one argument (one such as -2,1 needs =: --FLAG=-2,1)"),
         ("--BATCH 3", "unknown flag --BATCH, did you mean --BATCH_SIZE?"),
         ("--batch_size=3", "unknown flag --batch_size, did you mean --BATCH_SIZE?"),
         ("--SPEED 3", "unrecognized arguments: --SPEED 3"),

@@ -172,7 +172,7 @@ WRONG_PARAMETERS = [
     (edit("unet_1*", "channel", 1), "unknown key 'channel'"),
     (edit("unet_0*", "blocks", [1]), "`blocks` has 1 entries"),
     (edit("unet_0*", "lowres", True), "unet lowres is True for the stage of 16 pixels"),
-    (edit("unet_0*", "text_dim", 32), "text_dim of the U-Nets is 32, it should be 64"),
+    (edit("unet_0*", "text_dim", 32), "text_dim of a U-Net is 32, it should be 64"),
     (edit("imagen*", "timesteps", 5), "it should be at most timesteps 5"),
     (write("unet_0*", "{"), "is not valid JSON"),
     (write("imagen*", "[]"), "it should be an object"),

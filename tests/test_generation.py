@@ -812,5 +812,5 @@ def test_older_directories_know_the_width_of_their_encoder(tmp_path: Path) -> No
 
 def test_no_name_of_a_training_directory_is_no_directory() -> None:
     """An empty one is not the current directory."""
-    with pytest.raises(ValueError, match=r"^`training_directory` is missing"):
+    with pytest.raises(ValueError, match=r"^`training_directory`: '' is blank$"):
         load(GenerationConfig(""))

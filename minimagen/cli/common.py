@@ -54,6 +54,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
+        message = message.replace("ignored explicit argument", "it takes no value, but has")
+        message = message.replace(
+            "expected one argument", "expected one argument (one such as -2,1 needs =: --FLAG=-2,1)"
+        )
         raise ValueError(re.sub(r"^(-\w+)/(--\w+): ", r"\2/\1: ", message))
 
     def as_flags(self, text: str) -> str:

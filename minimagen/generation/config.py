@@ -7,6 +7,7 @@ from minimagen.imagen import Weight
 from minimagen.samplers import SamplerName
 from minimagen.settings import (
     Images,
+    Name,
     PerStage,
     Seed,
     Share,
@@ -24,7 +25,7 @@ class GenerationConfig:
     Raises ValueError, naming the setting, for a value out of range.
     """
 
-    training_directory: str | None = setting(
+    training_directory: Name | None = setting(
         None,
         "images",
         "training directory of the model, a shipped model such as shapes, or owner/name on the Hub",
@@ -34,7 +35,7 @@ class GenerationConfig:
     captions: str | None = setting(
         None, "images", "a caption, or a .txt file with one caption per line (captions.txt)", "c"
     )
-    t5_name: str | None = setting(
+    t5_name: Name | None = setting(
         None,
         "images",
         "where the text encoder is now, if it is not where it was in training (the model's)",
@@ -61,7 +62,7 @@ class GenerationConfig:
         "auto", "run", "auto is bf16 on CUDA GPUs that support it, else fp32"
     )
     threads: Threads | None = setting(None, "run", "CPU threads (torch's default)")
-    output_directory: str = setting(
+    output_directory: Name = setting(
         ".", "run", "where to make generated_images_<TIMESTAMP>/", metavar="DIR"
     )
     all_stages: bool = setting(False, "run", "also write the images of the earlier stages")

@@ -14,6 +14,7 @@ from minimagen.settings import (
     AtLeast0,
     Count,
     Images,
+    Name,
     PerStage,
     Seed,
     Share,
@@ -37,7 +38,7 @@ class TrainConfig:
     Raises ValueError, naming the setting, for a value out of range.
     """
 
-    parameters: str | None = setting(
+    parameters: Name | None = setting(
         None,
         "model",
         "directory with the configuration of the model, structured like parameters/",
@@ -47,7 +48,7 @@ class TrainConfig:
     img_side_len: Side | None = setting(
         None, "model", "side of the finished images, in pixels (the model's)", "s"
     )
-    t5_name: str | None = setting(
+    t5_name: Name | None = setting(
         None,
         "model",
         "text encoder: t5_tiny, t5_small, ..., a Hub id or a directory (t5_tiny)",
@@ -60,7 +61,7 @@ class TrainConfig:
     timesteps: Times | None = setting(
         None, "model", "number of times from which samplers choose their steps (1000)", "t"
     )
-    dataset: str = setting(
+    dataset: Name = setting(
         "shapes",
         "data",
         f"a world of shapes ({', '.join(WORLDS)}), a data set on the Hugging Face Hub, or a local "
@@ -75,10 +76,10 @@ class TrainConfig:
         "data",
         f"scenes of a shapes world ({DEFAULT_LENGTH}), or maximum number of other images (all)",
     )
-    image_column: str = setting(
+    image_column: Name = setting(
         "image", "data", "column of a data set with the images, or file_name", metavar="NAME"
     )
-    caption_column: str = setting(
+    caption_column: Name = setting(
         "text", "data", "column of a data set with the captions", metavar="NAME"
     )
     max_left_out: Share = setting(
@@ -104,13 +105,13 @@ class TrainConfig:
     valid_num: Count | None = setting(
         None, "data", "maximum number of images for validation (all)", "vn"
     )
-    data_license: str | None = setting(
+    data_license: Name | None = setting(
         None, "data", "licence of the data, for the model card (a Hub data set's own)", None, True
     )
     num_workers: Annotated[int, Interval(ge=0), Le(128)] = setting(
         0, "data", "worker processes that load images; 0 loads them in the training process", "n"
     )
-    cache_directory: str | None = setting(
+    cache_directory: Name | None = setting(
         ".cache", "data", "where to keep text embeddings for later, or none", None, True, "DIR"
     )
     epochs: PerStage[Count] = setting((8,), "training", "passes over the data", "e")
@@ -126,7 +127,7 @@ class TrainConfig:
     warmup: AtLeast0 = setting(
         100, "training", "steps over which the learning rate rises at the start"
     )
-    crop_side: Count | None = setting(
+    crop_side: Side | None = setting(
         None,
         "training",
         "train stages above the base on random windows of this side, in pixels: less memory (whole "
@@ -140,14 +141,14 @@ class TrainConfig:
     stages: PerStage[AtLeast0] | None = setting(
         None, "run", "train only these stages, such as 0 or 1,2; 0 is the base stage (all)"
     )
-    restart_directory: str | None = setting(
+    restart_directory: Name | None = setting(
         None,
         "run",
         "go on with the training of this directory, in a new directory",
         "rd",
         metavar="DIR",
     )
-    training_directory: str | None = setting(
+    training_directory: Name | None = setting(
         None,
         "run",
         "train more stages of this training directory, in the same directory",
@@ -162,16 +163,16 @@ class TrainConfig:
     threads: Threads | None = setting(
         None, "run", "CPU threads, shared by all stages (torch's default)"
     )
-    log_with: str | None = setting(
+    log_with: Name | None = setting(
         None, "run", "also report to a tracker: tensorboard, wandb, trackio, ...", metavar="NAME"
     )
     sample_every: Count | None = setting(
         None, "run", "epochs after which the same captions are drawn again, into samples.png"
     )
-    push_to: str | None = setting(
+    push_to: Name | None = setting(
         None, "run", "model on the Hugging Face Hub to upload the result to", metavar="OWNER/NAME"
     )
-    output_directory: str = setting(
+    output_directory: Name = setting(
         ".", "run", "where to make training_<TIMESTAMP>/", metavar="DIR"
     )
     testing: bool = setting(

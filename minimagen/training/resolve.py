@@ -275,9 +275,9 @@ def _architecture(
         width = embedding_width(str(changed.get("text_encoder", imagen.text_encoder)))
     if sources["t5_name"] == "given" or origin is None:
         unets = tuple(replace(unet, text_dim=width) for unet in unets)
-    elif any(unet.text_dim != width for unet in unets):
+    elif wrong := [unet.text_dim for unet in unets if unet.text_dim != width]:
         raise ValueError(
-            f"`{origin}`: text_dim of the U-Nets is {unets[0].text_dim}, it should be {width}, the "
-            f"width of {imagen.text_encoder}"
+            f"`{origin}`: text_dim of a U-Net is {wrong[0]}, it should be {width}, the width of "
+            f"{imagen.text_encoder}"
         )
     return Architecture(replace(imagen, stages=tuple(stages), **changed), unets)  # type: ignore[arg-type]
