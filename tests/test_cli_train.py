@@ -60,7 +60,7 @@ def test_readme_example_does_what_it_says(capsys: pytest.CaptureFixture[str]) ->
     assert model.flags["batch_size"] == "2" and model.flags["timesteps"] == "25"
     assert model.flags["dataset"] == "shapes-minimal"  # --TESTING
     assert model.flags["num_images"] == "20" and model.flags["epochs"] == "1"  # explicit
-    assert directory.load_checkpoint(0)[1]["step"] == 9  # 18 images in batches of 2
+    assert directory.load_checkpoint(0)[1].step == 9  # 18 images in batches of 2
     assert "note:" not in capsys.readouterr().err
 
 
@@ -325,7 +325,7 @@ def test_sigterm_of_the_script_saves_and_says_how_to_go_on(tmp_path: Path) -> No
     directory = only_directory()
     assert err.count("\n") == 1 and f"--RESTART_DIRECTORY {directory.path.name}" in err
     assert "stage 0 epoch 1/500" in out
-    assert directory.load_checkpoint(0)[1]["step"] > 0
+    assert directory.load_checkpoint(0)[1].step > 0
 
 
 @pytest.mark.slow
