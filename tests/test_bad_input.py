@@ -50,11 +50,11 @@ NAMED = (  # always run: segmentation faults, allocations and hangs of older ver
 
 
 def rows(table: str) -> list[Any]:
-    """The rows ``flags -> message`` of a table; the quick tests have ``NAMED``, and each sixth."""
+    """The rows ``flags -> message`` of a table; the quick tests have ``NAMED``, and each twelfth."""
     found = []
     for number, line in enumerate(table.strip().splitlines()):
         flags, message = line.split(" -> ", 1)
-        marks = [] if flags in NAMED or number % 6 == 0 else [pytest.mark.slow]
+        marks = [] if flags in NAMED or number % 12 == 0 else [pytest.mark.slow]
         if "/dev/" in flags:
             marks.append(pytest.mark.skipif(os.name == "nt", reason="Windows has no such files"))
         found.append(pytest.param(flags, message, marks=marks, id=flags))

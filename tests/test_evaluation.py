@@ -117,7 +117,7 @@ def test_other_sides_are_read_right(side: int) -> None:
     assert _share(*_draw(_singles()[::7] + _pairs(1)[::6], side)) == 1
 
 
-@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
 def test_reading_is_stable(side: int) -> None:
     """Slight noise, blur, a slight cast and fainter contrast change nothing that a person sees."""
     images, captions = _draw(_singles()[::5] + _pairs()[::4], side)

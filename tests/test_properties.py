@@ -21,7 +21,7 @@ from minimagen.training import TrainConfig
 from minimagen.training.config import KEPT
 from minimagen.unet import UnetConfig
 
-QUICK, MANY = 30, 1000  # examples
+QUICK, MANY = 10, 1000  # examples
 
 NUMBERS = st.one_of(st.integers(), st.floats(), st.integers(0, 10**400)).map(str)
 WORDS = st.sampled_from(["", " ", ",", "none", "nan", "inf", "-0", "1e999", "ddim", "cpu", "true"])

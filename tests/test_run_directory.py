@@ -154,7 +154,10 @@ def test_damaged_configuration_is_named_and_refused(
     assert snapshot(old.path.parent) == before
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    ["one bit", *(pytest.param(d, marks=pytest.mark.slow) for d in DAMAGES if d != "one bit")],
+)
 @pytest.mark.parametrize("place", ["tmp/unet_0_checkpoint", "state_dicts/unet_1_state"])
 def test_damaged_results_are_replaced_by_those_before(
     place: str, damage: str, old: TrainingDirectory, made: tuple[Any, dict[str, Any], Any]
@@ -463,7 +466,7 @@ HOSTILE: dict[str, tuple[Callable[[TrainingDirectory], None], str]] = {
 
 @pytest.mark.skipif(sys.platform == "win32", reason="makes pipes and links")
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("listed", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_hostile_directory_gets_one_line(name: str, listed: bool, old: TrainingDirectory) -> None:
     """Before anything is made: with no manifest, and with one that lists what is there."""
     act, said = HOSTILE[name]

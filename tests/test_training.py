@@ -774,8 +774,15 @@ def crash() -> None:
     raise Crash
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("step", [8, 13])  # mid-epoch, in the first stage and in the second
+@pytest.mark.parametrize(
+    ("number", "step"),  # mid-epoch, in the first stage and in the second
+    [
+        (signal.SIGTERM, 8),
+        pytest.param(signal.SIGINT, 13, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 13, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 8, marks=pytest.mark.slow),
+    ],
+)
 def test_resumed_training_equals_an_uninterrupted_one(
     tiny: Settings,
     uninterrupted: dict[str, Tensor],
@@ -909,6 +916,7 @@ def test_stages_can_be_trained_one_by_one_into_one_directory(
         resolve(**tiny, stages=2)
 
 
+@pytest.mark.slow
 def test_directory_of_an_older_version_goes_on(tiny: Settings) -> None:
     """It has no manifest, --PRECISION=auto, and the states of random generators: it still loads."""
     old = run(tiny, epochs=1)
