@@ -50,7 +50,7 @@ NAMED = (  # always run: segmentation faults, allocations and hangs of older ver
 
 
 def rows(table: str) -> list[Any]:
-    """The rows ``flags -> message`` of a table; the quick tests have ``NAMED``, and each twelfth."""
+    """The rows ``flags -> message`` of a table; quick are ``NAMED`` and each twelfth."""
     found = []
     for number, line in enumerate(table.strip().splitlines()):
         flags, message = line.split(" -> ", 1)
