@@ -100,7 +100,7 @@ def train_stage(
     weights, averages = list(state.stage.parameters()), list(state.ema.parameters())
 
     while state.epoch < settings.epochs:
-        began, loss, count, images_seen = time.perf_counter(), torch.zeros((), device=device), 0, 0
+        began, loss, count, seen = time.perf_counter(), torch.zeros((), device=device), 0, 0
         state.stage.train()
         order = generator(settings.seed, ORDER, index, state.epoch)
         batches = epoch_batches(data.train, settings.batch_size, settings.accum_iter, order)
@@ -132,7 +132,7 @@ def train_stage(
             total = losses.detach().sum() * counts
             state.sums[0] += total
             state.sums[1] += len(losses) * counts
-            loss, count, images_seen = loss + total, count + len(losses), images_seen + whole
+            loss, count, seen = loss + total, count + len(losses), seen + whole
             if not accelerator.sync_gradients:
                 continue
             state.step += 1
@@ -141,10 +141,8 @@ def train_stage(
                 get_ema_multi_avg_fn(decay)(averages, weights, state.step)
             if state.step % 20 == 0:
                 check_loss(state.sums, index, state.epoch)
-            yield StepRecord(
-                state.epoch, state.step, steps, state.batch, images_seen, loss / count, lr
-            )
-            loss, count, images_seen = torch.zeros((), device=device), 0, 0
+            yield StepRecord(state.epoch, state.step, steps, state.batch, seen, loss / count, lr)
+            loss, count, seen = torch.zeros((), device=device), 0, 0
 
         state.sums = accelerator.reduce(state.sums)
         check_loss(state.sums, index, state.epoch)
