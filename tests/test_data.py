@@ -134,6 +134,7 @@ def test_hub_data_set_without_a_network(
     with pytest.raises(ValueError) as error:
         make_dataset("someone/images", 8)
     assert str(error.value).startswith("data set 'someone/images' cannot be loaded")
+    assert str(error.value).endswith("`hf download someone/images --repo-type dataset`")
     assert "\n" not in str(error.value)
     get_logger("huggingface_hub.utils").warning("heard again")
     assert caplog.messages == ["heard again"]

@@ -270,7 +270,10 @@ def _hub(name: str, image_column: str, caption_column: str, streaming: bool) -> 
     try:
         rows = datasets.load_dataset(name, split="train", streaming=streaming)
     except failures as error:
-        raise ValueError(f"data set {name!r} cannot be loaded: {_first(error)}") from None
+        hint = ""
+        if isinstance(error, ConnectionError):
+            hint = f"; download it once with `hf download {name} --repo-type dataset`"
+        raise ValueError(f"data set {name!r} cannot be loaded: {_first(error)}{hint}") from None
     finally:
         logging.set_verbosity(verbosity)
         if bars:
