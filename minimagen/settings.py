@@ -234,7 +234,9 @@ def explain(error: ValidationError, kind: type, given: Mapping[str, Any] | None 
         if _is_per_stage(_type_at(kind, path[:1])):
             or_several = ", or one per stage with commas between"
     if problem in _RANGE_ERRORS:
-        shown = brief(float(value) if _unwrap(hint)[0] is float else value).strip("'")
+        if _unwrap(hint)[0] is float and isinstance(value, str):
+            value = float(value)
+        shown = brief(value).strip("'")
         or_several = ""
     return f"{name} is {shown}, it should be {_due(hint, problem)}{or_several}"
 

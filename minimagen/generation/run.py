@@ -46,8 +46,8 @@ def generate(config: GenerationConfig, progress: str | None = None) -> Generated
             f"`images_per_caption` is {config.images_per_caption}, times {len(captions)} captions: "
             f"it should be at most {MOST_IMAGES:,} images in all"
         )
-    imagen, encoder, precision, source = load(config)
     check_writable(config.output_directory, "output_directory")
+    imagen, encoder, precision, source = load(config)
     known = source.load_words()
     for text in (unknown_words(captions, known), encoder.unread(captions)):
         if text:

@@ -159,7 +159,10 @@ def resolve(**given: object) -> Plan:
             f"`stages` is {wrong[0]}, the stages of this model are 0 to {len(model.unets) - 1}"
         )
     check_tracker(config.log_with)
-    check_writable(config.output_directory, "output_directory")
+    if old is not None and config.training_directory is not None:
+        check_writable(old.path, "training_directory")
+    else:
+        check_writable(config.output_directory, "output_directory")
     before = None if old is None else old.load_sources()
     threads = config.threads or torch.get_num_threads()
     side_by_side = device.type == "cpu" and threads > 1 and len(stages) > 1 and not launched()
