@@ -25,10 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Imports only the command that is asked for: ``minimagen --help`` needs no torch.
     """
-    whole = argv is None
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] in COMMANDS:
-        return run(COMMANDS[argv[0]][0], f"minimagen {argv[0]}", argv[1:], whole)
+        return run(COMMANDS[argv[0]][0], f"minimagen {argv[0]}", argv[1:])
     if argv and argv[0] not in ("-h", "--help", "--version"):
         near = difflib.get_close_matches(argv[0], COMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}"
