@@ -5,7 +5,6 @@ Each ends it with one line and no traceback. This module imports nothing that ta
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
@@ -55,44 +54,25 @@ class Signals:
         os._exit(128 + number)
 
 
-def run(
-    module: str, program: str, argv: Sequence[str] | None = None, whole: bool | None = None
-) -> int:
-    """Run the function ``main`` of a module; its exit code.
+def run(module: str, program: str, argv: Sequence[str] | None = None) -> int:
+    """Run the function ``main`` of a module as all that this process does; its exit code.
 
     program: its name in messages; argv: None takes the arguments of the process
-    whole: whether this is all that the process does (None: if no ``argv`` is given)
     """
-    whole = argv is None if whole is None else whole
     argv = sys.argv[1:] if argv is None else list(argv)
-    stopped: list[int] = []
-    if whole:
-        atexit.register(_leave, stopped)  # before all others, so that it is called last
     Signals(program).__enter__()
     try:
         code: int = import_module(module).main(argv, program=program)
         sys.stdout.flush()
     except Exception as error:
         code = _fault(error, program, debug="--DEBUG" in argv)
-    finally:  # all is told, and the process ends in a moment
+    finally:  # all is told, and the process ends in a moment: Python would end it by the signal
         for number in NUMBERS:
             signal.signal(number, signal.SIG_IGN)
-    if code > 128:
-        stopped.append(code)
+        # It also does that after a KeyboardInterrupt within exec of a text, although it was caught,
+        # until another exec is done.
+        exec("")
     return code
-
-
-def _leave(stopped: list[int]) -> None:
-    """End the process with the exit code of a stop.
-
-    Else Python may end it by the signal: it remembers a KeyboardInterrupt that has passed through
-    ``exec``, although it was handled.
-    """
-    if stopped:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(stopped[0])
 
 
 def _fault(error: Exception, program: str, debug: bool) -> int:
