@@ -1054,11 +1054,11 @@ def test_processes_that_end_early_leave_what_can_be_resumed(
 @pytest.mark.slow
 @pytest.mark.processes
 def test_error_of_a_stage_reaches_the_parent(tiny: Settings, tmp_path: Path) -> None:
-    """A loss that is no number in a process of a stage is the parent's error of one line."""
-    process = start(tmp_path, tiny | {"threads": 2, "optim_lr": "1e38,1e-3", "epochs": "50,5000"})
+    """A loss that diverges in a process of a stage is the parent's error of one line."""
+    process = start(tmp_path, tiny | {"threads": 2, "optim_lr": "3,1e-3", "epochs": "50,5000"})
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert re.search(r"RunError: the loss of stage 0 is no longer finite", err)
+    assert re.search(r"RunError: the loss of stage 0 has diverged", err)
     (path,) = Path(tiny["output_directory"]).iterdir()
     log = TrainingDirectory.open(path).progress.read_text()
     assert re.search(r"^stage 1: stopped at step \d+; checkpoint$", log, re.M)
