@@ -47,6 +47,7 @@ from minimagen.training.loop import (
     train_stage,
     validate,
 )
+from minimagen.training.report import Report
 from minimagen.training.state import TrainingState
 from minimagen.unet import UnetConfig
 
@@ -734,6 +735,24 @@ def test_each_distinct_caption_is_encoded_once(
     encoded.clear()
     run(kept)
     assert encoded == []
+
+
+@pytest.mark.slow
+def test_embeddings_do_not_depend_on_what_was_trained_before(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    """The last bits depend on the captions of a batch: a cache of others must not change them."""
+    plan = resolve(**(tiny | {"cache_directory": str(tmp_path / "cache")}))
+    captions = make_dataset("shapes-minimal", 8, 2000).captions
+
+    def embed(plan: Any, captions: Sequence[str]) -> EmbeddingCache:
+        with Report(plan, False, True, None) as report:
+            return cascade._embed(plan, captions, tmp_path, report)
+
+    cold = embed(resolve(**tiny), captions)
+    embed(plan, captions[::3])
+    warm = embed(plan, captions)
+    assert all(torch.equal(cold([one])[0], warm([one])[0]) for one in captions)
 
 
 # --- stopping and going on ------------------------------------------------------------------------

@@ -8,6 +8,8 @@ order does not matter.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import pickle
 import signal
@@ -116,9 +118,14 @@ def _embed(plan: Plan, captions: Sequence[str], scratch: Path, report: Report) -
     config = plan.config
     with naming("t5_name"):
         encoder = load_text_encoder(plan.imagen.text_encoder, plan.imagen.max_tokens)
-    kept = None if config.cache_directory is None else Path(config.cache_directory)
-    cache = EmbeddingCache(encoder.to(plan.device), kept)
     captions = distinct(captions)
+    kept = None
+    if config.cache_directory is not None:
+        # A folder for each set of captions: the last bits of an embedding depend on those that are
+        # encoded with it, and must not depend on what was trained before.
+        name = hashlib.sha256(json.dumps(captions).encode()).hexdigest()[:16]
+        kept = Path(config.cache_directory) / name
+    cache = EmbeddingCache(encoder.to(plan.device), kept)
     unread, spelt = encoder.unread(captions), encoder.spelt(captions)
     new = 0
     with warnings.catch_warnings(), report.bar("captions", len(captions), "caption") as bar:
