@@ -523,7 +523,7 @@ imagen stages.0.side "16" -> `stages[0].side` is '16', it should be a whole numb
 imagen stages.0.schedule "cosine" -> `stages[0].schedule` is 'cosine', it should be an object with
 imagen stages.0.schedule {"name": "linear2"} -> `stages[0].schedule.name` is 'linear2', it should
 imagen stages.0.schedule {"shift": NaN} -> `stages[0].schedule.shift` is nan, it should be above 0
-imagen stages.0.schedule {"shift": 0} -> `stages[0].schedule.shift` is 0.0, it should be above 0
+imagen stages.0.schedule {"shift": 0} -> `stages[0].schedule.shift` is 0, it should be above 0
 imagen stages.0.schedule {"shift": 1e308} -> `stages[0].schedule.shift` is 1e+308, it should be ab
 imagen stages.0.parameterization "y" -> `stages[0].parameterization` is 'y', it should be one of e
 imagen stages.0.weighting "none" -> `stages[0].weighting` is 'none', it should be one of uniform,
@@ -538,20 +538,20 @@ imagen stages.0.guidance_interval [0.5] -> `stages[0].guidance_interval` is [0.5
 imagen stages.0.guidance_interval [0, NaN] -> `stages[0].guidance_interval[1]` is nan, it should b
 imagen stages.0.guidance_interval 0.5 -> `stages[0].guidance_interval` is 0.5, it should be a list
 imagen stages.0.threshold "Dynamic" -> `stages[0].threshold` is 'Dynamic', it should be one of non
-imagen stages.0.percentile 0 -> `stages[0].percentile` is 0.0, it should be above 0 and at most 1
+imagen stages.0.percentile 0 -> `stages[0].percentile` is 0, it should be above 0 and at most 1
 imagen stages.0.percentile 1.5 -> `stages[0].percentile` is 1.5, it should be above 0 and at most
 imagen stages.0.sampler "DDIM" -> `stages[0].sampler` is 'DDIM', it should be one of ddpm, ddim, d
 imagen stages.0.steps 0 -> `stages[0].steps` is 0, it should be at least 1
 imagen stages.0.steps 1001 -> `stages[0].steps` is 1001, it should be at most timesteps 1000
 imagen stages.0.steps 1000000000000000000000000000000 -> `stages[0].steps` is 10000000000000000000
 imagen stages.0.steps 20.0 -> `stages[0].steps` is 20.0, it should be a whole number
-imagen stages.0.eta -1 -> `stages[0].eta` is -1.0, it should be from 0 to 1
+imagen stages.0.eta -1 -> `stages[0].eta` is -1, it should be from 0 to 1
 imagen stages.0.eta NaN -> `stages[0].eta` is nan, it should be from 0 to 1
-imagen stages.0.aug_level 2 -> `stages[0].aug_level` is 2.0, it should be from 0 to 1
+imagen stages.0.aug_level 2 -> `stages[0].aug_level` is 2, it should be from 0 to 1
 imagen stages.0.aug_level null -> `stages[0].aug_level` is None, it should be a number
 imagen stages.0.aug_power NaN -> `stages[0].aug_power` is nan, it should be at least 0
 imagen stages.0.aug_power Infinity -> `stages[0].aug_power` is inf, it should be at least 0
-imagen stages.0.aug_power -1 -> `stages[0].aug_power` is -1.0, it should be at least 0
+imagen stages.0.aug_power -1 -> `stages[0].aug_power` is -1, it should be at least 0
 imagen stages.0.aug_power 1e308 -> `stages[0].aug_power` is 1e+308, it should be at least 0 and at
 imagen stages.0.sampelr "ddim" -> unknown key 'stages[0].sampelr', did you mean 'sampler'?
 unet_0 channels [1000000, 64] -> `channels[0]` is 1000000, it should be at least 16 and at most 16
@@ -595,7 +595,7 @@ unet_0 efficient "false" -> `efficient` is 'false', it should be true or false
 unet_0 patch 0 -> `patch` is 0, it should be at least 1
 unet_0 patch 3 -> stage side is 16, its U-Net needs a multiple of 6
 unet_0 patch 1000000 -> `patch` is 1000000, it should be at least 1 and at most 128
-unet_0 dropout 1 -> `dropout` is 1.0, it should be at least 0 and below 1
+unet_0 dropout 1 -> `dropout` is 1, it should be at least 0 and below 1
 unet_0 dropout NaN -> `dropout` is nan, it should be at least 0 and below 1
 unet_0 dropout -0.5 -> `dropout` is -0.5, it should be at least 0 and below 1
 unet_0 chanels [32, 64] -> unknown key 'chanels', did you mean 'channels'?
