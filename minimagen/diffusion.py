@@ -156,7 +156,7 @@ def loss_weight(
     parameterization: Parameterization,
     log_snr: Tensor,
     gamma: float = 5.0,
-    floor: float = 0.03,
+    floor: float = 0.1,
 ) -> Tensor:
     """Factor on the parameterization's own squared error. Shape as log_snr.
 

@@ -48,7 +48,10 @@ def _png(figure: Figure) -> bytes:
     figure.savefig(raw, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
     plt.close(figure)
     image = Image.open(raw).convert("RGB")
-    image = image.quantize(COLOURS_IN_PNG, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # kmeans: without it, noise takes up the palette, and light that fades becomes coloured stripes
+    image = image.quantize(
+        COLOURS_IN_PNG, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
+    )
     image.save(small, format="png", optimize=True)
     return small.getvalue()
 

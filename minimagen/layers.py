@@ -14,6 +14,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+# With the usual weights at the start, a softmax over words is nearly flat: it mixes all of them,
+# and is slow to learn to choose one. These factors let each query prefer some words from the start.
+SHARP = 3.0  # of the weights of queries and keys, where pixels attend to words
+SHARP_QUERIES = 20.0  # of the learned queries that pool the text
+
 
 def sinusoidal_embedding(values: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     """Sines and cosines of ``values`` at ``dim // 2`` frequencies: (B,) -> (B, dim), dim even.
@@ -150,7 +155,7 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, dim: int, out_dim: int, queries: int, heads: int, head_dim: int) -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(queries, dim))
+        self.queries = nn.Parameter(SHARP_QUERIES * torch.randn(queries, dim))
         self.attention = Attention(dim, dim, heads, head_dim)
         self.mlp = nn.Sequential(
             nn.LayerNorm(queries * dim),
@@ -186,6 +191,10 @@ class AttentionBlock(nn.Module):
         for attention in (self.self_attention, self.text_attention):
             if attention is not None:
                 nn.init.zeros_(attention.to_out.weight)
+        if self.text_attention is not None:
+            with torch.no_grad():
+                self.text_attention.to_q.weight *= SHARP
+                self.text_attention.to_k.weight *= SHARP
         nn.init.zeros_(narrow.weight)
 
     def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:

@@ -23,13 +23,17 @@ def default_architecture(testing: bool = False) -> Architecture:
     # near t = 1: there only the caption is known, and chance decides the rest. Super-resolution
     # does not need it, because it always has the low-resolution image.
     stages = (
-        StageConfig(side=16, weighting="clamped_snr", guidance_weight=3.0, steps=20),
-        StageConfig(side=32 if testing else 64, steps=16),
+        StageConfig(
+            side=16,
+            weighting="clamped_snr",
+            guidance_weight=1.5,
+            sampler="ddpm",
+            steps=20,
+        ),
+        StageConfig(side=32 if testing else 64, steps=12),
     )
-    base = UnetConfig()
-    upper = UnetConfig(
-        channels=(64, 64), self_attention=(False, False), lowres=True, efficient=True, patch=2
-    )
+    base = UnetConfig(channels=(64, 64), text_attention=(True, True))
+    upper = UnetConfig(self_attention=(False, False), lowres=True, efficient=True)
     if testing:
         small: dict[str, Any] = {"channels": (16, 32), "heads": 2, "head_dim": 16}
         base, upper = replace(base, **small), replace(upper, **small)

@@ -45,6 +45,7 @@ from minimagen.files import (
 from minimagen.imagen import Imagen, ImagenConfig, Stage
 from minimagen.manifest import Manifest
 from minimagen.notes import note
+from minimagen.optimizer import split
 from minimagen.parameters import Parameters, Sources, load_parameters, read_json, read_text
 from minimagen.settings import AtLeast0, flag_name, from_json, settings
 from minimagen.unet import UnetConfig
@@ -385,9 +386,12 @@ def _check_fit(path: Path, tensors: Mapping[str, Tensor], stage: Stage) -> None:
     due = {"sums": [2]}
     for name, value in stage.state_dict().items():
         due |= {f"{prefix}.{name}": list(value.shape) for prefix in ("model", "ema")}
-    for number, weight in enumerate(stage.parameters()):
-        shapes = {"step": [], "exp_avg": list(weight.shape), "exp_avg_sq": list(weight.shape)}
-        due |= {f"optimizer.{number}.{name}": shape for name, shape in shapes.items()}
+    large, others = split(stage.unet)
+    for number, weight in enumerate(large + others):
+        shape = list(weight.shape)
+        adam = {"step": [], "exp_avg": shape, "exp_avg_sq": shape}
+        state = {"momentum_buffer": shape} if number < len(large) else adam
+        due |= {f"optimizer.{number}.{name}": shape for name, shape in state.items()}
     there = {name: list(value.shape) for name, value in tensors.items()}
     there = {name: shape for name, shape in there.items() if not name.startswith("random.")}
     for name in sorted(due.keys() ^ there.keys()) or sorted(due):

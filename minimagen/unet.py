@@ -35,6 +35,7 @@ Even = Annotated[int, Interval(ge=2), Le(16_384), MultipleOf(2)]
 Width = Annotated[int, Interval(ge=1), Le(16_384)]
 Few = Annotated[int, Interval(ge=1), Le(128)]
 LEVELS = 16  # maximum number of resolution levels
+FINE = 16  # channels of single pixels, where the U-Net works on patches
 
 
 @settings
@@ -88,6 +89,7 @@ class ResolutionLevel(nn.Module):
         channels = config.channels[level]
         to_self, to_text = config.self_attention[level], config.text_attention[level]
         self.position = nn.Conv2d(config.position_dim, channels, 1, bias=False)
+        self.to_scale = nn.Linear(config.cond_dim, config.position_dim)
         self.blocks = nn.ModuleList(
             ResidualBlock(channels, channels, config.cond_dim, config.dropout)
             for _ in range(config.blocks[level])
@@ -110,7 +112,8 @@ class ResolutionLevel(nn.Module):
         where = position_features(x.shape[2], x.shape[3], dim, x.device, window)
         if window is None:
             where = where[None]  # (1, C, H, W), the same for every image
-        x = x + self.position(where)
+        # scaled by the condition: "in the upper left corner" chooses among the positions
+        x = x + self.position(where * (1 + self.to_scale(cond)[:, :, None, None]))
         outputs = []
         for i, block in enumerate(self.blocks):
             x = block(x, cond)
@@ -163,7 +166,10 @@ class Unet(nn.Module):
         self.middle = ResidualBlock(channels[-1], channels[-1], config.cond_dim, config.dropout)
         self.skip_scale = 1 / math.sqrt(2) if config.efficient else 1.0
         self.out_norm = GroupNorm(8, outer)
-        self.out = nn.Conv2d(outer, pixels, 3, padding=1)
+        # Patches become pixels before the last convolution, which so sees no border between them.
+        fine = outer if config.patch == 1 else FINE
+        self.spread = nn.Conv2d(outer, fine * config.patch**2, 1) if config.patch > 1 else None
+        self.out = nn.Conv2d(fine, 3, 3, padding=1)
         for parameter in self.out.parameters():  # the first prediction is 0, the mean image
             nn.init.zeros_(parameter)
 
@@ -230,4 +236,7 @@ class Unet(nn.Module):
                 x = block(torch.cat([x, skips.pop() * self.skip_scale], dim=1), cond)
             x = up(x)
         x = (x + stem) * self.skip_scale  # downsampling loses single pixels
-        return F.pixel_shuffle(self.out(F.silu(self.out_norm(x))).float(), self.config.patch)
+        x = F.silu(self.out_norm(x))
+        if self.spread is not None:  # (B, C, H/p, W/p) -> (B, FINE, H, W)
+            x = F.silu(F.pixel_shuffle(self.spread(x), self.config.patch))
+        return self.out(x).float()

@@ -103,7 +103,7 @@ TRAIN = rows(
 --CROP -> --CROP: expected one argument (one such as -2,1 needs =: --FLAG=-2,1)
 --CROP_SIDE 0 -> --CROP_SIDE is 0, it should be at least 1
 --CROP_SIDE -32 -> --CROP_SIDE is -32, it should be at least 1
---CROP_SIDE 30 -> --CROP_SIDE is 30, the U-Net for 64 pixels needs a multiple of 8
+--CROP_SIDE 30 -> --CROP_SIDE is 30, the U-Net for 64 pixels needs a multiple of 4
 --CROP_SIDE 32,32 -> --CROP_SIDE is '32,32', it should be a whole number or none
 --CROP_SIDE {L} -> --CROP_SIDE is {L}, it should be at least 1 and at most 4096
 --CROP_SIDE half -> --CROP_SIDE is 'half', it should be a whole number or none
@@ -154,8 +154,8 @@ TRAIN = rows(
 --IMG_SIDE_LEN 64.5 -> --IMG_SIDE_LEN is '64.5', it should be a whole number or none
 --IMG_SIDE_LEN 0 -> --IMG_SIDE_LEN is 0, it should be at least 1
 --IMG_SIDE_LEN -64 -> --IMG_SIDE_LEN is -64, it should be at least 1
---IMG_SIDE_LEN 66 -> --IMG_SIDE_LEN is 66, for this model it should be a multiple of 8 and above 1
---IMG_SIDE_LEN 16 -> --IMG_SIDE_LEN is 16, for this model it should be a multiple of 8 and above 1
+--IMG_SIDE_LEN 66 -> --IMG_SIDE_LEN is 66, for this model it should be a multiple of 4 and above 1
+--IMG_SIDE_LEN 16 -> --IMG_SIDE_LEN is 16, for this model it should be a multiple of 4 and above 1
 --IMG_SIDE_LEN 100000 -> --IMG_SIDE_LEN is 100000, it should be at least 1 and at most 4096
 --IMG_SIDE_LEN {L} -> --IMG_SIDE_LEN is {L}, it should be at least 1 and at most 4096
 --IMG_SIDE_LEN 64,64 -> --IMG_SIDE_LEN is '64,64', it should be a whole number or none
@@ -433,7 +433,7 @@ MAIN = rows(
 --CHECKPOINT 3 -> unknown flag --CHECKPOINT, did you mean --CHCKPT_NUM?
 --CLIP_NORM nan -> --CLIP_NORM is nan, it should be above 0
 --CROP left -> --CROP is 'left', it should be one of centre, random
---CROP_SIDE 30 -> --CROP_SIDE is 30, the U-Net for 64 pixels needs a multiple of 8
+--CROP_SIDE 30 -> --CROP_SIDE is 30, the U-Net for 64 pixels needs a multiple of 4
 --DATASET nowhere -> --DATASET: data set 'nowhere' cannot be found, it should be one of shapes-min
 --DATASET '' -> --DATASET: '' is blank
 --DATA_LICENSE '' -> --DATA_LICENSE: '' is blank
@@ -518,7 +518,7 @@ imagen stages.0.side 0 -> `stages[0].side` is 0, it should be at least 1
 imagen stages.0.side 1000000 -> `stages[0].side` is 1000000, it should be at least 1 and at most 4
 imagen stages.0.side 64 -> --STAGES have sides [64, 64], these should grow
 imagen stages.0.side 15 -> stage side is 15, its U-Net needs a multiple of 2
-imagen stages.1.side 65 -> stage side is 65, its U-Net needs a multiple of 8
+imagen stages.1.side 65 -> stage side is 65, its U-Net needs a multiple of 4
 imagen stages.0.side "16" -> `stages[0].side` is '16', it should be a whole number
 imagen stages.0.schedule "cosine" -> `stages[0].schedule` is 'cosine', it should be an object with
 imagen stages.0.schedule {"name": "linear2"} -> `stages[0].schedule.name` is 'linear2', it should

@@ -14,7 +14,7 @@ from test_generation import WORDS, save_training, tiny_imagen
 from minimagen.cli.inference import main as inference
 from minimagen.cli.main import main as main_job
 from minimagen.course import course_file
-from minimagen.generation import load_imagen
+from minimagen.generation import contact_sheet, load_imagen
 from minimagen.run_directory import TrainingDirectory
 
 
@@ -232,8 +232,12 @@ def test_missing_text_encoder(
 def test_main_trains_draws_and_measures(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One command leaves both directories and prints fidelity beside chance and no training."""
+    """One command leaves both directories and prints fidelity and coverage with their controls."""
     monkeypatch.setattr("minimagen.cli.main.HELD_OUT_CAPTIONS", 12)
+    monkeypatch.setattr("minimagen.cli.main.COVERED_CAPTIONS", 3)
+    monkeypatch.setattr("minimagen.cli.main.REPEATED_SHOWN", 2)
+    for module in ("minimagen.cli.main", "minimagen.sharing.measured"):
+        monkeypatch.setattr(f"{module}.SEEDS", 2)
     save_parameters(tmp_path)
     flags = "--TESTING --NUM_IMAGES 48 --EPOCHS 1 --PRECISION fp32 --SEED 4 --GUIDANCE_WEIGHT 2,1"
     argv = [*flags.split(), "--PARAMETERS", str(tmp_path / "parameters"), "-c", "a green circle"]
@@ -247,12 +251,18 @@ def test_main_trains_draws_and_measures(
     assert (generated / "captions.txt").read_text() == "a green circle\n"
     assert (generated / "generated_images" / "image_0.png").is_file()
     assert Image.open(generated / "held_out_contact_sheet.png").width > 500
-    assert re.search(
-        r"exact match of the trained model [\d.]+%, by chance \d\.\d%, "
-        r"with the captions shuffled \d+\.\d%, of the untrained model 0\.0%\n",
-        out,
-    )
-    assert re.search(r"exact match +[\d.]+% of 12\n", out)
+    again = Image.open(generated / "same_captions_contact_sheet.png")
+    few = contact_sheet(torch.zeros(4, 3, 16, 16), ["a red circle"] * 4)  # 2 captions, 2 images
+    assert again.width == few.width and again.height >= few.height
+    assert re.search(r"^exact match +[\d.]+% of 12$", out, re.M)
+    assert re.search(r"^exact match [\d.]+%; for comparison:$", out, re.M)
+    for name in ("one evaluation of each stage", "captions shuffled", "by chance"):
+        assert re.search(rf"^  {name} +\d+\.\d%$", out, re.M)
+    assert re.search(r"^  untrained model +0\.0%$", out, re.M)
+    assert re.search(r"^error +\d+\.\d+ +\(95 %: .* 1 is perfect\)$", out, re.M)
+    assert "3 captions, 2 images for each\n" in out
+    assert re.search(r"^error of one evaluation of each stage: \d+\.\d \(95 %", out, re.M)
+    assert "error of one evaluation of each stage" in (training / "README.md").read_text()
     assert re.search(r"all done in \d+ s", out)
 
 

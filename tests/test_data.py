@@ -15,7 +15,9 @@ from PIL import Image
 from minimagen.data import make_dataset
 from minimagen.data.pictures import crop_square
 from minimagen.data.real import RealDataset
-from minimagen.data.shapes import MINIMAL, ShapesDataset, parse_caption
+from minimagen.data.scenes import ShapesDataset
+from minimagen.data.shapes import MINIMAL
+from minimagen.data.wording import parse_caption
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

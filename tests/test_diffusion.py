@@ -208,6 +208,15 @@ def test_min_snr_gamma_is_where_the_weight_saturates():
     assert torch.equal(loss_weight("uniform", "x", log_snr), torch.ones(3))
 
 
+def test_clamped_snr_keeps_a_tenth_where_only_noise_is_left():
+    """The SNR from 0.1 to 5 is the weight of x; divided by SNR for eps and by SNR + 1 for v."""
+    snr = torch.tensor([1e-4, 0.05, 0.2, 1.0, 4.0, 6.0, 1e4])
+    weight = torch.tensor([0.1, 0.1, 0.2, 1.0, 4.0, 5.0, 5.0])
+    for parameterization, factor in {"x": 1, "eps": snr, "v": snr + 1}.items():
+        ours = loss_weight("clamped_snr", parameterization, snr.log())
+        torch.testing.assert_close(ours, weight / factor, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("t", [0.0, 1.0])
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("weighting", ["uniform", "min_snr", "clamped_snr"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import random
@@ -20,7 +21,9 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from test_text import save_random_t5
 
-from minimagen.data.shapes import MINIMAL, parse_caption, place, render
+from minimagen.data.rendering import render
+from minimagen.data.shapes import MINIMAL, place
+from minimagen.data.wording import parse_caption
 from minimagen.evaluation import fidelity
 from minimagen.generation import (
     Encode,
@@ -32,6 +35,7 @@ from minimagen.generation import (
     generate,
     load,
     load_imagen,
+    one_evaluation,
     read_captions,
     states,
     to_image,
@@ -202,6 +206,31 @@ def test_untrained_is_the_same_cascade_with_other_weights(imagen: Imagen) -> Non
     stem = fresh.stages[0].unet.stem.weight
     assert not torch.equal(stem, imagen.stages[0].unet.stem.weight)
     assert torch.equal(stem, untrained(imagen).stages[0].unet.stem.weight)
+
+
+def test_one_evaluation_is_the_same_model_sampled_without_diffusion(
+    imagen: Imagen, encode: Encode
+) -> None:
+    """One step and no guidance in each stage; the same weights; the model stays as it was."""
+    before, config, rng = copy.deepcopy(imagen.state_dict()), imagen.config, torch.get_rng_state()
+    control = one_evaluation(imagen)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert [(s.steps, s.guidance_weight) for s in control.config.stages] == [(1, 1.0)] * 2
+    assert control.config.stages[1] == replace(config.stages[1], steps=1, guidance_weight=1.0)
+    assert control.config.timesteps == config.timesteps and not control.training
+    for weights in (control.state_dict(), imagen.state_dict()):
+        assert weights.keys() == before.keys()
+        assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
+    assert imagen.config is config and imagen.config.stages[0].steps == 3
+    calls: list[int] = []
+    for stage in control.stages:
+        stage.unet.register_forward_hook(lambda unet, args, out: calls.append(len(out)))
+    regression = draw(control, encode, WORDS[:1], [0])[-1]
+    assert calls == [1, 1]  # no second half of a batch for guidance
+    with torch.no_grad():
+        next(control.parameters()).add_(1)
+    assert torch.equal(next(imagen.parameters()), next(iter(before.values())))
+    assert (regression - draw(imagen, encode, WORDS[:1], [0])[-1]).abs().max() > 1e-3
 
 
 def test_fidelity_only_of_the_shapes_world() -> None:

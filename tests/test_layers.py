@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minimagen.layers import (
+    SHARP_QUERIES,
     Attention,
     AttentionBlock,
     AttentionPooling,
@@ -225,6 +226,31 @@ def test_attention_block_starts_as_a_bystander() -> None:
     x = randn(2, 8, 4, 4)
     added = block(True, True)(x, randn(2, 5, 6), MASK[:2]) - x
     torch.testing.assert_close(added, added[:1, :, :1, :1].expand_as(added), atol=1e-6, rtol=0)
+
+
+def words_attended(attention: Attention, x: Tensor, text: Tensor) -> float:
+    """To how many words a query attends, on average: exp of the entropy of its weights."""
+    q, k = (
+        part.unflatten(-1, (attention.heads, -1)).transpose(1, 2)  # (B, h, N, d)
+        for part in (attention.to_q(x), attention.to_k(text))
+    )
+    weights = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
+    return torch.special.entr(weights).sum(-1).exp().mean().item()
+
+
+def test_attention_to_words_starts_sharp() -> None:
+    """Pixels and learned queries prefer some of 12 words; with usual weights, they mix all."""
+    torch.manual_seed(0)
+    text, pixels = randn(8, 12, 64), randn(8, 16, 64, seed=1)
+    usual = Attention(64, 64, heads=4, head_dim=32)
+    assert words_attended(usual, pixels, text) > 11
+    attention = AttentionBlock(64, 64, heads=4, head_dim=32, to_self=True, to_text=True)
+    assert words_attended(attention.text_attention, pixels, text) < 6
+    assert words_attended(attention.self_attention, pixels, text) > 11  # this is as usual
+    pooling = AttentionPooling(64, 8, queries=16, heads=4, head_dim=32)
+    assert words_attended(pooling.attention, pooling.queries.expand(8, -1, -1), text) < 6
+    usual_queries = pooling.queries.expand(8, -1, -1) / SHARP_QUERIES
+    assert words_attended(pooling.attention, usual_queries, text) > 11
 
 
 @pytest.mark.parametrize("to_self", [False, True])

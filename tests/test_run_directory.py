@@ -442,10 +442,13 @@ HOSTILE: dict[str, tuple[Callable[[TrainingDirectory], None], str]] = {
     "other stage": (plant_state(stage=1), "is of stage 1, not 0"),
     "precision": (plant_state(precision="fp8"), "`precision` is 'fp8', it should be one of"),
     "moment of another shape": (
-        plant_tensor("optimizer.0.exp_avg", torch.zeros(10**6)),
-        r"optimizer\.0\.exp_avg is \[1000000\], it should be",
+        plant_tensor("optimizer.0.momentum_buffer", torch.zeros(10**6)),
+        r"optimizer\.0\.momentum_buffer is \[1000000\], it should be",
     ),
-    "no optimizer": (plant_tensor("optimizer.3.exp_avg", None), "optimizer.3.exp_avg is None"),
+    "no optimizer": (
+        plant_tensor("optimizer.3.momentum_buffer", None),
+        r"optimizer\.3\.momentum_buffer is None",
+    ),
     "no average": (plant_tensor("ema.unet.out.bias", None), "ema.unet.out.bias is None"),
     "no sums": (plant_tensor("sums", None), "sums is None"),
     "a pickle": (replace_by(to_pickle, "unet_0_checkpoint.safetensors"), "not a readable safe"),

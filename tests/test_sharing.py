@@ -6,10 +6,11 @@ import base64
 import csv
 import hashlib
 import json
+import random
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,25 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, constants
 from PIL import Image
+from test_generation import tiny_imagen
 
 from minimagen import sharing
 from minimagen.cli import command
 from minimagen.cli.inference import main as inference
 from minimagen.cli.train import main as train_main
-from minimagen.generation import load_imagen, open_model
-from minimagen.imagen import ImagenConfig, StageConfig
+from minimagen.data import make_dataset
+from minimagen.data.rendering import render
+from minimagen.data.shapes import MINIMAL, place
+from minimagen.data.wording import parse_caption
+from minimagen.evaluation import caption_fidelity, chance_level
+from minimagen.generation import draw, load_imagen, open_model
+from minimagen.imagen import Imagen, ImagenConfig, StageConfig
 from minimagen.run_directory import CheckpointState, Results, TrainingDirectory
+from minimagen.sharing import Measured, measure
 from minimagen.sharing import sheet as sheet_module
-from minimagen.sharing.card import Measured, rename, write_card
+from minimagen.sharing.card import rename, write_card
 from minimagen.sharing.hub import check_push
+from minimagen.text import load_text_encoder
 from minimagen.training import RunError, cascade, config, resolve, run, train
 from minimagen.training.loop import EpochRecord, StepRecord
 from minimagen.training.report import Running
@@ -173,9 +182,12 @@ def test_a_training_writes_the_table_and_goes_on_with_it(tiny: Settings) -> None
     assert [row[:3] for row in rows] == [(s, e, 5 * e) for s in (0, 1) for e in (1, 2)]
     assert all(row.valid_loss and row.lr and row.images_per_second for row in rows)
     log = first.progress.read_text()
-    for row in rows:  # the same figures as in the log
-        text = f"stage {row.stage} epoch {row.epoch}/2: loss {row.train_loss:.5f}, validation"
-        assert f"{text} {row.valid_loss:.5f}" in log
+    for row in rows:  # the same figures as in the log, but for their rounding
+        text = rf"stage {row.stage} epoch {row.epoch}/2: loss ([\d.]+), validation ([\d.]+)"
+        figures = re.search(text, log)
+        assert figures is not None
+        losses = [float(figure) for figure in figures.groups()]
+        assert losses == pytest.approx([row.train_loss, row.valid_loss], abs=1.1e-5)
     more = resolve(restart_directory=str(first.path), epochs=3)
     second = read_rows(train(more, quiet=True).table)
     assert second[:4] == rows and [row[:3] for row in second[4:]] == [(0, 3, 15), (1, 3, 15)]
@@ -367,6 +379,119 @@ def test_a_table_without_rows_has_no_curve(made: TrainingDirectory) -> None:
         sharing.write_curve(made)
 
 
+# --- measures and their controls ------------------------------------------------------------------
+
+
+HELD_OUT = make_dataset("shapes-minimal", 16, 6, 0, held_out=True).captions
+
+
+class Drawings:
+    """Stands for ``draw``: the model draws true scenes, its control one scene for each caption,
+    and the untrained model a red cross."""
+
+    def __init__(self, imagen: Imagen) -> None:
+        self.imagen, self.calls = imagen, [("", 0, range(0))][:0]
+
+    def __call__(
+        self,
+        model: Imagen,
+        encode: object,
+        texts: list[str],
+        seeds: range,
+        *_: object,
+        **__: object,
+    ) -> list[torch.Tensor]:
+        steps = [stage.steps for stage in model.config.stages]
+        name = "model" if model is self.imagen else "control" if steps == [1, 1] else "untrained"
+        self.calls.append((name, len(texts), seeds))
+        scenes = []
+        for text, seed in zip(texts, seeds, strict=True):
+            rng = random.Random(0 if name == "control" else seed)
+            text = "a red cross" if name == "untrained" else text
+            scenes.append(place(parse_caption(text), rng, MINIMAL))
+        return [render(scenes, 32)]
+
+
+@pytest.fixture
+def drawings(monkeypatch: pytest.MonkeyPatch) -> Drawings:
+    """What ``measure`` draws with, instead of a trained model."""
+    stand_in = Drawings(tiny_imagen())
+    monkeypatch.setattr("minimagen.sharing.measured.draw", stand_in)
+    monkeypatch.setattr("minimagen.sharing.measured.SEEDS", 5)
+    return stand_in
+
+
+def encode_nothing(captions: Sequence[str]) -> Any:
+    """The stand-in reads captions itself."""
+
+
+def test_measures_have_their_controls(drawings: Drawings) -> None:
+    """Each figure is of its own images; the control says what it says, and varies nothing."""
+    result = measure(drawings.imagen, encode_nothing, HELD_OUT, 3, "shapes-minimal", covered=4)
+    again = range(9, 29)
+    assert sorted(drawings.calls) == [
+        ("control", 6, range(3, 9)),
+        ("control", 20, again),
+        ("model", 6, range(3, 9)),
+        ("model", 20, again),
+        ("untrained", 6, range(3, 9)),
+    ]
+    assert result.fidelity is not None and result.fidelity.exact_match == 1
+    assert (result.control, result.untrained) == (1, 0)
+    rotated = [*HELD_OUT[1:], HELD_OUT[0]]
+    assert result.shuffled == caption_fidelity(result.images, rotated).exact_match < 1
+    assert result.chance == chance_level(HELD_OUT, MINIMAL) and 0 < result.chance < 0.05
+    assert result.coverage is not None and result.control_coverage is not None
+    assert (result.coverage.captions, result.coverage.images) == (4, 5)
+    assert result.coverage.error < 2 < 3 < result.control_coverage.error
+    assert result.control_coverage.same_picture == 1
+    assert result.images.shape == (6, 3, 32, 32) and result.captions == HELD_OUT
+    assert result.repeated is not None and result.repeated.shape == (20, 3, 32, 32)
+    text = str(result)
+    assert text.startswith(str(result.fidelity)) and str(result.coverage) in text
+    assert re.search(r"^exact match 100\.0%; for comparison:$", text, re.M)
+    for line in (
+        r"  one evaluation of each stage +100\.0%",
+        r"  captions shuffled +\d+\.\d%",
+        r"  untrained model +0\.0%",
+        r"  by chance +\d\.\d%",
+        r"error of one evaluation of each stage: \d\.\d \(95 %: \d\.\d to \d\.\d\)",
+    ):
+        assert re.search(f"^{line}$", text, re.M), line
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_without_coverage_less_is_drawn(drawings: Drawings) -> None:
+    """As for a model card: the images, and those of the control."""
+    result = measure(drawings.imagen, encode_nothing, HELD_OUT, 3, "shapes-minimal")
+    assert [name for name, *_ in drawings.calls] == ["model", "control"]
+    assert result.control == 1 and result.shuffled is not None and result.chance is not None
+    left = (result.untrained, result.coverage, result.control_coverage, result.repeated)
+    assert left == (None,) * 4
+    text = str(result)
+    assert "one evaluation of each stage" in text
+    assert "untrained" not in text and "coverage" not in text
+    assert str(Measured(result.images, HELD_OUT)) == ""
+
+
+def test_a_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of random weights: bars, seeds and figures that are numbers; it stays as it was."""
+    monkeypatch.setattr("minimagen.sharing.measured.SEEDS", 2)
+    imagen = tiny_imagen()
+    before = imagen.config
+    encode = load_text_encoder("t5_tiny").encode
+    result = measure(imagen, encode, HELD_OUT[:3], 0, "shapes-minimal", covered=2, progress=True)
+    assert imagen.config is before
+    assert torch.equal(result.images, draw(imagen, encode, HELD_OUT[:3], range(3))[-1])
+    assert result.repeated is not None and len(result.repeated) == 4
+    assert not torch.equal(result.repeated[0], result.repeated[1])
+    for share in (result.control, result.untrained, result.shuffled, result.chance):
+        assert share is not None and 0 <= share <= 1
+    assert result.coverage is not None and result.coverage.error > 1
+    with pytest.raises(ValueError, match="a cat"):
+        measure(imagen, encode, ["a cat"], 0, "shapes-minimal")
+
+
 # --- the card -------------------------------------------------------------------------------------
 
 
@@ -375,9 +500,12 @@ def test_the_card_says_what_is_known(made: TrainingDirectory) -> None:
     write_card(made, 27_000)
     card = ModelCard.load(made.card)
     assert card.data.pipeline_tag == "text-to-image"  # type: ignore[attr-defined]
-    assert "| 0 | 16 × 16 | 723,363 |" in card.text and "`t5_tiny`" in card.text
+    parameters = made.load_parameters()
+    first = Imagen(parameters.imagen, parameters.unets).stages[0]
+    weights = sum(weight.numel() for weight in first.parameters())
+    assert f"| 0 | 16 × 16 | {weights:,} |" in card.text and "`t5_tiny`" in card.text
     assert "27,000 images trained on. Licence of the data: MIT" in card.text
-    assert "minimagen train --VALID_NUM 250 --EPOCHS 16,8 --BATCH_SIZE 32,16" in card.text
+    assert re.search(r"^minimagen train --[A-Z_]+ .*--EPOCHS \d+,\d+", card.text, re.M)
     assert 'load_imagen("mine")' in card.text and "curve.png" not in card.text
     assert "sheet.png" not in card.text
     rename(made, "owner/name")
@@ -411,12 +539,30 @@ def test_a_training_writes_a_card_with_its_pictures(tiny: Settings) -> None:
     directory = sharing.train(resolve(**tiny, data_license="MIT"), quiet=True)
     text = directory.card.read_text(encoding="utf-8")
     assert "(curve.png)" in text and "(sheet.png)" in text and "of 20 images" in text
-    assert "exact match" in text and "By chance: 1." in text and "a model of its own" in text
+    assert "exact match" in text and "a model of its own" in text
+    for name in ("one evaluation of each stage", "captions shuffled", "by chance"):
+        assert re.search(rf"^  {name} +\d+\.\d%$", text, re.M)
     assert "20 images trained on. Licence of the data: MIT." in text
     assert "--NUM_IMAGES 24" in text and "--OUTPUT_DIRECTORY" not in text
     for name in ("curve.png", "sheet.png"):
         with Image.open(directory.path / name) as picture:
             assert picture.width > 200
+
+
+def test_the_card_has_the_figures_with_their_control(
+    made: TrainingDirectory, drawings: Drawings
+) -> None:
+    """All that was measured, as it is printed; coverage is not named where it was not measured."""
+    result = measure(drawings.imagen, encode_nothing, HELD_OUT, 3, "shapes-minimal", covered=4)
+    write_card(made, 27_000, result)
+    text = made.card.read_text(encoding="utf-8")
+    assert f"```\n{result}\n```" in text
+    assert "the share of 6 images that show what their captions say" in text
+    assert "one evaluation of each stage" in text and "(sheet.png)" in text
+    assert "whether what they leave open varies" in text
+    write_card(made, 27_000, result._replace(coverage=None, control_coverage=None))
+    text = made.card.read_text(encoding="utf-8")
+    assert "what their captions say:" in text and "coverage" not in text
 
 
 @pytest.mark.slow

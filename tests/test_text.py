@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save, save_file
 from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from minimagen.data import words
-from minimagen.data.shapes import COLOURS, FULL, MINIMAL, ShapesDataset, parse_caption
+from minimagen.data.scenes import ShapesDataset
+from minimagen.data.shapes import COLOURS, FULL, MINIMAL
+from minimagen.data.wording import parse_caption
 from minimagen.notes import Note
 from minimagen.text import (
     SHIPPED,
@@ -250,8 +252,8 @@ DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "d_ff": (change(d_ff=10**6), "do not fit its config.json: .*DenseReluDense"),
     "d_kv": (change(d_kv=2), "do not fit its config.json: .*SelfAttention"),
-    "vocab_size": (change(vocab_size=50), r"shared.weight is \[127, 8\], it should be \[50, 8\]"),
-    "vocabulary": (small_vocabulary, "tokens up to 126, but its weights have embeddings of 50"),
+    "vocab_size": (change(vocab_size=50), r"shared.weight is \[145, 8\], it should be \[50, 8\]"),
+    "vocabulary": (small_vocabulary, "tokens up to 144, but its weights have embeddings of 50"),
     "more layers": (change(num_layers=2), "its weights lack encoder.block.1"),
     "fewer layers": (change(num_layers=0), "its weights have encoder.block.0"),
     "no heads": (change(num_heads=0), "do not fit each other or are damaged"),
@@ -498,14 +500,17 @@ def test_shipped_encoder_is_small() -> None:
 
 
 def test_corpus_hides_a_true_retelling() -> None:
-    """The decoder says the scene place by place, in one order however the caption puts it."""
+    """The decoder says the scene object by object, in one order however the caption puts it."""
     said = "left: small red circle. right: blue square. background: grey."
     for text in (
         "a small red circle left of a blue square on a grey background",
         "on the right a blue square, on the left a small red circle on a grey background",
     ):
         assert retelling(parse_caption(text)) == said
-    assert retelling(parse_caption("one red star")) == "middle: red star."
+    assert retelling(parse_caption("one red star")) == "somewhere: red star."
+    text = "in the top left corner, a little tilted dark red star against a gray background"
+    said = "upper left: small tilted dark red star. background: grey."
+    assert retelling(parse_caption(text)) == said
     rng = random.Random(0)
     pairs = set()
     for _ in range(500):
@@ -521,9 +526,10 @@ def test_shipped_encoder_knows_which_colour_belongs_to_which_object(encoder: T5E
     """A linear probe reads bindings from its embeddings, on held-out combinations; words alone
     (the same probe on T5's input embeddings, a bag of words) leave it at chance."""
     learnt = probe(encoder, count=1000)
-    assert learnt["colour word -> role"] >= 0.95
-    assert learnt["shape word -> role"] >= 0.9
+    for word in ("colour", "shape", "size", "tilt", "shade"):
+        assert learnt[f"{word} word -> role"] >= 0.95, word
     assert learnt["shape word -> colour"] >= 0.95
+    assert min(learnt["place word -> place"], learnt["caption -> place"]) >= 0.97
 
     class BagOfWords(T5Encoder):
         def encode(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -533,6 +539,7 @@ def test_shipped_encoder_knows_which_colour_belongs_to_which_object(encoder: T5E
     bag = probe(BagOfWords(encoder.tokenizer, encoder.model), count=1000)
     assert abs(bag["colour word -> role"] - 0.5) < 0.05
     assert bag["shape word -> colour"] < 0.3
+    assert bag["place word -> place"] < 0.6  # "upper" is left as often as right
 
 
 def test_every_word_of_the_worlds_is_one_piece_of_the_shipped_encoder(encoder: T5Encoder) -> None:

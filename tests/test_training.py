@@ -30,6 +30,8 @@ from minimagen import files
 from minimagen.data import make_dataset
 from minimagen.files import atomic_write, load_tensors, save_tensors
 from minimagen.imagen import Imagen, ImagenConfig, Stage, StageConfig, TrainingNoise
+from minimagen.optimizer import Muon
+from minimagen.optimizer import split as split_weights
 from minimagen.parameters import load_parameters
 from minimagen.presets import default_architecture
 from minimagen.randomness import DROPOUT, NOISE, ORDER, VALIDATION, generator, seed_of
@@ -535,13 +537,13 @@ def test_validation_runs_without_gradients(
 def watch_gradients(monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
     """The gradients of all weights at every step of the optimizer."""
     seen: list[list[Tensor]] = []
-    step = torch.optim.AdamW.step
+    step = Muon.step
 
-    def watching(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+    def watching(self: Muon, *args: Any, **kwargs: Any) -> Any:
         seen.append([w.grad.clone() for group in self.param_groups for w in group["params"]])
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", watching)
+    monkeypatch.setattr(Muon, "step", watching)
     return seen
 
 
@@ -593,7 +595,8 @@ def test_accumulated_gradients_are_those_of_all_batches(
         noise = stage.training_noise(4, 0.1, generator(0, NOISE, 0, 0, number))
         torch.manual_seed(seed_of(0, DROPOUT, 0, 0, number, 0))  # for dropout
         (stage(images, text, mask, noise).mean() / 2).backward()
-    for found, due in zip(seen[0], (w.grad for w in stage.parameters()), strict=True):
+    weights_in_order = [weight for part in split_weights(stage.unet) for weight in part]
+    for found, due in zip(seen[0], (w.grad for w in weights_in_order), strict=True):
         torch.testing.assert_close(found, due)
 
 
@@ -888,7 +891,8 @@ def test_checkpoint_has_optimizer_epoch_and_best_loss(cache: EmbeddingCache) -> 
     assert (other.epoch, other.batch, other.step) == (1, 2, 7)
     assert other.best == loop.state.best < float("inf")
     moments = [v for s in other.optimizer.state_dict()["state"].values() for v in s.values()]
-    assert len(moments) == 3 * len(list(other.stage.parameters()))
+    large, others = split_weights(other.stage.unet)
+    assert len(moments) == len(large) + 3 * len(others)
     for name, value in other.save()[0].items():
         assert torch.equal(value, saved[name]), name
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minimagen.layers import ResidualBlock
-from minimagen.unet import Unet, UnetConfig
+from minimagen.layers import ResidualBlock, position_features
+from minimagen.unet import FINE, Unet, UnetConfig
 
 TINY = UnetConfig(
     channels=(16, 32),
@@ -29,6 +29,7 @@ VARIANTS = {
     "lowres": dataclasses.replace(TINY, lowres=True),
     "efficient": dataclasses.replace(TINY, lowres=True, efficient=True, blocks=(1, 3)),
     "patch": dataclasses.replace(TINY, lowres=True, patch=2),
+    "efficient patch": dataclasses.replace(TINY, lowres=True, efficient=True, patch=2),
     "three levels": dataclasses.replace(
         TINY,
         channels=(16, 16, 32),
@@ -153,6 +154,36 @@ def test_position_is_given_to_every_level() -> None:
         assert (unet(**given) - out).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["base", "three levels", "efficient patch"])
+def test_the_condition_scales_the_position_features(name: str) -> None:
+    """At each level by 1 + its numbers for an image; another caption changes these, of its image.
+
+    So a caption such as "in the upper left corner" can choose among the positions.
+    """
+    config = VARIANTS[name]
+    unet, given = make(config), inputs(config)
+    conds: dict[nn.Module, list[Tensor]] = {level: [] for level in unet.levels}
+    added: dict[nn.Module, list[Tensor]] = {level: [] for level in unet.levels}
+    for level in unet.levels:
+        level.register_forward_pre_hook(lambda level, args: conds[level].append(args[1]))
+        level.position.register_forward_hook(
+            lambda _, args, out, level=level: added[level].append(out)
+        )
+    unet(**given)
+    text = given["text"].clone()
+    text[1] = randn(5, 8, seed=9)
+    unet(**{**given, "text": text})
+    for level in unet.levels:
+        numbers = conds[level][0] @ level.to_scale.weight.T + level.to_scale.bias  # (B, C)
+        out, other = added[level]
+        where = position_features(out.shape[2], out.shape[3], 8, out.device)
+        scaled = torch.einsum("bc,chw->bchw", 1 + numbers, where)
+        expected = torch.einsum("oc,bchw->bohw", level.position.weight[:, :, 0, 0], scaled)
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+        moved = (other - out).abs().flatten(1).amax(1)
+        assert moved[1] > 1e-3 and moved[0] < 1e-5 and moved[2] < 1e-5
+
+
 # --- how it is built ------------------------------------------------------------------------------
 
 
@@ -210,6 +241,37 @@ def test_last_convolution_reads_what_the_first_put_out(name: str, scale: float) 
     unet.out_norm.register_forward_pre_hook(lambda _, args: seen.update(last=args[0]))
     unet(**inputs(VARIANTS[name]))
     torch.testing.assert_close(seen["last"], scale * (seen["up"] + seen["stem"]))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_last_convolution_works_on_single_pixels(name: str) -> None:
+    """Patches become pixels before it, so it sees no border between them."""
+    config = VARIANTS[name]
+    unet, seen = make(config), dict[str, Tensor]()
+    unet.out_norm.register_forward_hook(lambda _, args, out: seen.update(patches=out))
+    unet.out.register_forward_pre_hook(lambda _, args: seen.update(pixels=args[0]))
+    out = unet(**inputs(config))
+    patches = F.silu(seen["patches"])
+    if config.patch == 1:
+        assert unet.spread is None
+        torch.testing.assert_close(seen["pixels"], patches)
+    else:
+        assert patches.shape[2:] == (16 // config.patch, 16 // config.patch)
+        assert unet.spread.out_channels == FINE * config.patch**2
+        assert unet.spread.kernel_size == (1, 1)  # each patch by itself
+        assert seen["pixels"].shape == (3, FINE, 16, 16)
+        for row, column in ((0, 0), (5, 8), (15, 15)):  # a pixel is a part of its patch
+            patch = patches[:, :, row // config.patch, column // config.patch]
+            numbers = patch @ unet.spread.weight[:, :, 0, 0].T + unet.spread.bias  # (B, FINE*p*p)
+            place = config.patch * (row % config.patch) + column % config.patch
+            torch.testing.assert_close(
+                seen["pixels"][:, :, row, column],
+                F.silu(numbers.unflatten(1, (FINE, -1))[:, :, place]),
+                atol=1e-5,
+                rtol=1e-5,
+            )
+    last = F.conv2d(seen["pixels"], unet.out.weight, unet.out.bias, padding=1)
+    torch.testing.assert_close(out, last, atol=1e-5, rtol=1e-5)
 
 
 def test_images_need_not_be_square_nor_of_one_side() -> None:

@@ -7,8 +7,8 @@ what was there. On captions alone it would teach nothing about binding, which co
 which object: their attributes are independent, there is nothing to predict one from another. So a
 line of this corpus tells one scene twice, and the second telling is the span that is hidden:
 
-    a blue square to the right of a small red circle.   left: small red circle. right: blue square.
-    ------------------ the encoder reads ------------   ----------- the decoder says --------------
+    a dark blue square right of a small red star.    left: small red star. right: dark blue square.
+    ---------------- the encoder reads ----------    ------------- the decoder says --------------
 
 The decoder has one layer and always tells in the same order. To say what is left it can only look
 for an embedding that says "I am the colour of the left one", so the encoder must learn to write
@@ -34,36 +34,53 @@ from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T
 from minimagen.data.shapes import (
     COLOURS,
     FULL,
+    PLACES,
     Description,
-    caption,
+    ObjectDescription,
     sample_description,
 )
+from minimagen.data.wording import caption
 from minimagen.text import T5Encoder, load_text_encoder
 
-STEPS, BATCH_SIZE, LR = 1000, 128, 2e-3
+STEPS, BATCH_SIZE, LR = 1500, 128, 2e-3
 SENTINELS = 16  # <extra_id_0>, ...; only the first is used
-PLACES = {"left of": ("left", "right"), "above": ("top", "bottom"), None: ("middle",)}
+ROLES = {"left of": ("left", "right"), "above": ("top", "bottom")}  # of two objects
 
 
 # --- the corpus -----------------------------------------------------------------------------------
 
 
+def attributes(thing: ObjectDescription) -> list[str]:
+    """The words of an object, in the order in which captions have them."""
+    words = (thing.size, thing.tilt, thing.shade, thing.colour, thing.shape)
+    return [word for word in words if word]
+
+
 def retelling(description: Description) -> str:
-    """The scene place by place: ``left: small red circle. right: blue star.``"""
-    said = []
-    for where, thing in zip(PLACES[description.relation], description.objects, strict=True):
-        words = [word for word in (thing.size, thing.colour, thing.shape) if word]
-        said.append(f"{where}: {' '.join(words)}.")
+    """The scene object by object: ``left: small red circle. right: tilted blue star.``
+
+    A single object is told with its place, ``upper left: red circle.``, or as ``somewhere: ...``.
+    """
+    if description.relation:
+        roles = ROLES[description.relation]
+    else:
+        roles = (description.place or "somewhere",)
+    said = [
+        f"{role}: {' '.join(attributes(thing))}."
+        for role, thing in zip(roles, description.objects, strict=True)
+    ]
     if description.background:
         said.append(f"background: {description.background}.")
     return " ".join(said)
 
 
 def corpus_line(rng: random.Random) -> tuple[str, str]:
-    """A scene told twice: (what the encoder reads, the hidden span that the decoder says)."""
-    description = sample_description(
-        FULL, rng, rng.random() < 0.1, objects=rng.choice((1, 2, 2, 2))
-    )
+    """A scene told twice: (what the encoder reads, the hidden span that the decoder says).
+
+    Two of five scenes have one object, since only they have place words.
+    """
+    count = rng.choice((1, 1, 2, 2, 2))
+    description = sample_description(FULL, rng, rng.random() < 0.1, objects=count)
     return caption(description, rng), f"<extra_id_0> {retelling(description)}"
 
 
@@ -100,6 +117,8 @@ def make_tokenizer(directory: Path, rng: random.Random) -> None:
         minloglevel=2,
     )
     (directory / "spiece.model").write_bytes(model.getvalue())
+    for name in ("tokenizer.json", "tokenizer_config.json"):  # of older words
+        (directory / name).unlink(missing_ok=True)
 
 
 def pretrain(directory: Path, steps: int = STEPS, seed: int = 0) -> Iterator[tuple[int, float]]:
@@ -173,53 +192,88 @@ def _ridge_accuracy(features: Tensor, labels: Tensor, test: Tensor, penalty: flo
     return (answers == labels[test]).double().mean().item()
 
 
-def probe(encoder: T5Encoder, count: int = 4000, seed: int = 1) -> dict[str, float]:
-    """How well a linear probe reads who has which attribute from the embeddings of captions.
-
-    Closed-form ridge regression on the frozen embeddings of single captions with two objects that
-    differ in colour and in shape. Fitted to ``count`` captions without held-out combinations,
-    asked about as many in which every caption has one. Returns accuracies in [0, 1]:
-
-    colour word -> role      is its object the left/top or the right/bottom one? (chance 0.50)
-    shape word -> role       likewise
-    shape word -> colour     the colour of its own object (chance 0.13)
-    """
-    rng = random.Random(seed)
-    colours = list(COLOURS)
-    descriptions: list[Description] = []
-    while len(descriptions) < 2 * count:
-        held_out = len(descriptions) >= count
-        drawn = sample_description(FULL, rng, held_out, objects=2)
-        first, second = drawn.objects
-        if first.colour != second.colour and first.shape != second.shape:
-            descriptions.append(drawn)
+def _read(
+    encoder: T5Encoder, descriptions: list[Description], rng: random.Random
+) -> Iterator[tuple[Tensor, list[str]]]:
+    """The embeddings (L, C) of one caption for each description, and its pieces."""
     captions = [caption(description, rng) for description in descriptions]
-
-    found: dict[str, list[Tensor]] = {"colour": [], "shape": []}
     for start in range(0, len(captions), 500):
         batch = captions[start : start + 500]
         embeddings, mask = encoder.encode(batch)
         for row, text in enumerate(batch):
-            pieces = encoder.tokenizer.tokenize(text)
-            words = [piece.lstrip("▁") for piece in pieces]
-            objects = descriptions[start + row].objects
-            tokens = embeddings[row][mask[row]]
-            found["colour"].append(tokens[[words.index(thing.colour) for thing in objects]])
-            found["shape"].append(tokens[[words.index(thing.shape) for thing in objects]])
-    vectors = {name: torch.stack(rows) for name, rows in found.items()}
-    colour_of = torch.tensor([[colours.index(o.colour) for o in d.objects] for d in descriptions])
-    role_of = torch.tensor([[0, 1]]).expand(len(captions), 2)
-    test = torch.arange(len(captions)) >= count  # (captions,)
+            words = [piece.lstrip("▁") for piece in encoder.tokenizer.tokenize(text)]
+            yield embeddings[row][mask[row]], words
 
-    def words_to(kind: str, labels: Tensor) -> float:
-        return _ridge_accuracy(
-            vectors[kind].flatten(0, 1), labels.flatten(), test.repeat_interleave(2)
-        )
 
+def _positions(words: list[str], thing: ObjectDescription) -> dict[str, int]:
+    """Where the words of an object are in a caption: by "size", "tilt", ... as far as it has them.
+
+    They are next to each other and end with the shape, which no other object of the caption has.
+    """
+    at = words.index(thing.shape)
+    found = {}
+    for kind in ("shape", "colour", "shade", "tilt", "size"):
+        if getattr(thing, kind):
+            found[kind] = at
+            at -= 1
+    return found
+
+
+def probe(encoder: T5Encoder, count: int = 4000, seed: int = 1) -> dict[str, float]:
+    """How well a linear probe reads who has which attribute from the embeddings of captions.
+
+    Closed-form ridge regression on the frozen embeddings of single captions. Fitted to ``count``
+    captions without held-out combinations, asked about as many in which every caption has one.
+    Returns accuracies in [0, 1], first of captions with two objects that differ in colour and in
+    shape:
+
+    colour word -> role      is its object the left/top or the right/bottom one? (chance 0.50)
+    shape word -> role       likewise; size, tilt and shade word -> role too
+    shape word -> colour     the colour of its own object (chance 0.13)
+
+    then of captions with one object (chance 0.25):
+
+    place word -> place      from the embedding of "upper", "lower", "top" or "bottom"
+    caption -> place         from the mean of all embeddings of the caption
+    """
+    rng = random.Random(seed)
+    features: dict[str, list[Tensor]] = {}
+    labels: dict[str, list[int]] = {}
+    tests: dict[str, list[bool]] = {}
+
+    def note(name: str, vector: Tensor, label: int, test: bool) -> None:
+        features.setdefault(name, []).append(vector)
+        labels.setdefault(name, []).append(label)
+        tests.setdefault(name, []).append(test)
+
+    for objects, held_out in ((2, False), (2, True), (1, False), (1, True)):
+        drawn: list[Description] = []
+        while len(drawn) < count:
+            description = sample_description(FULL, rng, held_out, objects)
+            first, last = description.objects[0], description.objects[-1]
+            differ = first.colour != last.colour and first.shape != last.shape
+            if differ or description.place:
+                drawn.append(description)
+        for description, (tokens, words) in zip(drawn, _read(encoder, drawn, rng), strict=True):
+            if description.place:
+                where = list(PLACES).index(description.place)
+                vertical = ("upper", "lower", "top", "bottom")
+                (at,) = (i for i, word in enumerate(words) if word in vertical)
+                note("place word -> place", tokens[at], where, held_out)
+                note("caption -> place", tokens.mean(0), where, held_out)
+                continue
+            for role, thing in enumerate(description.objects):
+                found = _positions(words, thing)
+                for kind in ("colour", "shape", "size", "tilt", "shade"):
+                    if kind in found:
+                        note(f"{kind} word -> role", tokens[found[kind]], role, held_out)
+                colour = list(COLOURS).index(thing.colour)
+                note("shape word -> colour", tokens[found["shape"]], colour, held_out)
     return {
-        "colour word -> role": words_to("colour", role_of),
-        "shape word -> role": words_to("shape", role_of),
-        "shape word -> colour": words_to("shape", colour_of),
+        name: _ridge_accuracy(
+            torch.stack(rows), torch.tensor(labels[name]), torch.tensor(tests[name])
+        )
+        for name, rows in features.items()
     }
 
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from minimagen.data.shapes import WORLDS, ShapesDataset
+from minimagen.data.scenes import ShapesDataset
+from minimagen.data.shapes import WORLDS
 
 if TYPE_CHECKING:
     from minimagen.data.real import RealDataset

@@ -99,6 +99,20 @@ def untrained(imagen: Imagen, seed: int = 0) -> Imagen:
     return fresh.eval().to(next(imagen.parameters()).device)
 
 
+def one_evaluation(imagen: Imagen) -> Imagen:
+    """The same cascade, sampled with one evaluation of each stage and without guidance.
+
+    Each stage then draws what it expects from pure noise, which is the mean of all images that fit:
+    a plain regression. What it can do does not need diffusion.
+    """
+    stages = (replace(stage, steps=1, guidance_weight=1.0) for stage in imagen.config.stages)
+    config = replace(imagen.config, stages=tuple(stages))
+    with torch.random.fork_rng(devices=[]):  # the weights that it begins with are not used
+        other = Imagen(config, [stage.unet.config for stage in imagen.stages])
+    other.load_state_dict(imagen.state_dict())
+    return other.eval().to(next(imagen.parameters()).device)
+
+
 DRAWN_WITH = ["parameters/*", "state_dicts/*.safetensors", "manifest/*.json"]
 
 

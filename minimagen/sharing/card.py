@@ -6,11 +6,9 @@ import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
-from torch import Tensor
 
 import minimagen
 from minimagen.data import DEFAULT_LENGTH
@@ -21,22 +19,11 @@ from minimagen.parameters import Parameters
 from minimagen.presets import default_architecture
 from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import flag_name, from_text, to_text
+from minimagen.sharing.measured import Measured
 from minimagen.training.config import KEPT, TESTING, TrainConfig
-
-if TYPE_CHECKING:
-    from minimagen.evaluation import Fidelity
 
 OF_THE_MACHINE = ("num_workers", "cache_directory", "device", "threads", "output_directory")
 OF_THE_MODEL = ("img_side_len", "t5_name", "max_num_words", "timesteps")
-
-
-class Measured(NamedTuple):
-    """Images of captions that a model was not trained on."""
-
-    images: Tensor  # (N, 3, side, side) in [-1, 1]
-    captions: list[str]  # N
-    fidelity: Fidelity | None  # None: these captions cannot be checked
-    chance: float | None = None  # exact match of perfect images of random scenes
 
 
 def write_card(
@@ -187,10 +174,12 @@ def _pictures(directory: TrainingDirectory, world: bool, measured: Measured | No
             f"## What it draws\n\nCaptions {what}:\n\n![Captions {what}, and images](sheet.png)"
         )
         if measured.fidelity is not None:
-            chance = measured.chance
-            by_chance = "" if chance is None else f"\n\nBy chance: {chance:.1%} exact match."
-            parts.append(
+            text = (
                 f"Caption fidelity, the share of {measured.fidelity.n} images that show what their "
-                f"captions say:\n\n```\n{measured.fidelity}\n```{by_chance}"
+                "captions say"
             )
+            if measured.coverage is not None:
+                text += ", and coverage, whether what they leave open varies as in the world "
+                text += "(1 is perfect)"
+            parts.append(f"{text}:\n\n```\n{measured}\n```")
     return "\n\n".join(parts)

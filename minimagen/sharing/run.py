@@ -16,9 +16,10 @@ from minimagen.generation import Encode, GenerationConfig, contact_sheet, draw, 
 from minimagen.notes import note
 from minimagen.run_directory import TrainingDirectory
 from minimagen.settings import from_text
-from minimagen.sharing.card import Measured, rename, write_card
+from minimagen.sharing.card import rename, write_card
 from minimagen.sharing.curve import write_curve
 from minimagen.sharing.hub import check_push, push
+from minimagen.sharing.measured import Measured, measure
 from minimagen.sharing.sheet import add_samples, encode
 from minimagen.training import Plan, TrainConfig
 from minimagen.training.config import KEPT
@@ -136,14 +137,10 @@ def _measure(directory: TrainingDirectory, running: Running | None) -> Measured 
         embed = partial(encode, running)
     else:
         return None
-    seeds = range(config.seed, config.seed + len(captions))
-    images = draw(imagen, embed, captions, seeds, precision=precision)[-1]
-    if config.dataset not in WORLDS or images.shape[-1] not in READABLE:
-        return Measured(images, captions, None)
-    from minimagen.evaluation import caption_fidelity, chance_level  # only here: imports scipy
-
-    chance = chance_level(captions, WORLDS[config.dataset])
-    return Measured(images, captions, caption_fidelity(images, captions), chance)
+    if config.dataset not in WORLDS or imagen.config.stages[-1].side not in READABLE:
+        seeds = range(config.seed, config.seed + len(captions))
+        return Measured(draw(imagen, embed, captions, seeds, precision=precision)[-1], captions)
+    return measure(imagen, embed, captions, config.seed, config.dataset, precision=precision)
 
 
 def publish(directory: TrainingDirectory, name: str) -> str:

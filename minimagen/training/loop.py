@@ -1,9 +1,9 @@
 """The training loop of one stage: a generator that yields a small record after every step.
 
-Each step is algorithm 1 of DDPM (2006.11239) on the stage's own loss, with AdamW, warm-up and
-linear decay of the learning rate, clipped gradients, and a moving average (EMA) of the weights.
-After each epoch the averaged weights are validated. This module writes no files: the caller may
-save the state after any record.
+Each step is algorithm 1 of DDPM (2006.11239) on the stage's own loss, with Muon (``optimizer``),
+warm-up and linear decay of the learning rate, clipped gradients, and a moving average (EMA) of the
+weights. After each epoch the averaged weights are validated. This module writes no files: the
+caller may save the state after any record.
 
 Every random number depends only on the seed and on the number of the epoch and batch. So a resumed
 training gives the same weights as one without a break. Several processes share a batch and

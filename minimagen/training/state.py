@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minimagen.imagen import Stage
+from minimagen.optimizer import Muon, split
 from minimagen.run_directory import CheckpointState
 
 
@@ -26,12 +27,7 @@ class TrainingState:
         # channels last is the faster memory layout for convolutions
         self.stage = stage.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.stage).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.stage.parameters(),
-            betas=(0.9, 0.95),
-            weight_decay=0.0,
-            fused=device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = Muon(*split(self.stage.unet), fused=device.type in ("cpu", "cuda"))
         self.epoch = self.batch = self.step = 0
         self.best = math.inf
         kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
@@ -62,7 +58,7 @@ class TrainingState:
 
         self.stage.load_state_dict(take("model."))
         self.ema.load_state_dict(take("ema."))
-        weights = list(self.stage.parameters())
+        weights = [weight for part in split(self.stage.unet) for weight in part]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in take("optimizer.").items():
             number, _, kind = name.partition(".")

@@ -20,11 +20,12 @@ from minimagen.data.shapes import (
     COLOURS,
     FULL,
     RELATIONS,
+    UNTILTED,
     Description,
     ObjectDescription,
-    phrasings,
     sample_description,
 )
+from minimagen.data.wording import phrasings
 from minimagen.guidance import guide
 from minimagen.layers import Attention
 
@@ -844,18 +845,23 @@ def _bag(text):
     return sorted(text.replace(",", " ,").split())
 
 
-def _pairs(count, seed, places=0.5, draw=None, wordings=range(6)):
+def _wordings(first, second):
+    """Captions of both with the same number: often, but not always, of the same words."""
+    return list(zip(phrasings(first), phrasings(second), strict=True))
+
+
+def _pairs(count, seed, places=0.5, draw=None, one_wording=False):
     """Good pairs, unless told otherwise; places: the share that change places."""
     rng, pairs = random.Random(seed), {}
     while len(pairs) < count:
         first = (draw or (lambda rng: sample_description(FULL, rng, objects=2)))(rng)
         a, b = first.objects
-        if a.colour == b.colour or (a.shape == b.shape and a.size == b.size):
-            continue
         swapped = (replace(a, colour=b.colour), replace(b, colour=a.colour))
+        if a.colour == b.colour or swapped == (b, a):
+            continue
         second = replace(first, objects=(b, a) if rng.random() < places else swapped)
-        n = rng.choice(wordings)
-        pair = phrasings(first)[n], phrasings(second)[n]
+        both = _wordings(first, second)
+        pair = both[0] if one_wording else rng.choice(both)
         if _bag(pair[0]) == _bag(pair[1]):
             pairs[frozenset(pair)] = pair
     return list(pairs.values())
@@ -872,7 +878,7 @@ def shuffled_words(count, seed):
     rng, groups = random.Random(f"words {seed}"), {}
     pairs = []
     while len(pairs) < count:
-        relation, wording = rng.choice(RELATIONS), rng.randrange(6)
+        relation, wording = rng.choice(RELATIONS), rng.randrange(8)
         colours, shapes = rng.sample(list(COLOURS), 2), rng.sample(FULL.shapes, 2)
         options = []
         for c, s in itertools.product((colours, colours[::-1]), (shapes, shapes[::-1])):
@@ -891,9 +897,11 @@ def sizes_and_shapes_too(count, seed):
     while len(pairs) < count:
         first = sample_description(FULL, rng, objects=2)
         a, b = first.objects
-        if None in (a.size, b.size):
-            continue
-        name = rng.choice(["shape", "colour", "size", None, None])
+        name = rng.choice(["shape", "colour", "size", "shade", None, None])
+        moved = ("shape", "colour", "size", "shade") if name is None else (name,)
+        both = [(getattr(a, part), getattr(b, part)) for part in moved]
+        if all(None in two or two[0] == two[1] for two in both):
+            continue  # one image might show both captions
         if name is None:
             things = b, a
         else:
@@ -902,10 +910,9 @@ def sizes_and_shapes_too(count, seed):
                 replace(b, **{name: getattr(a, name)}),
             )
         second = replace(first, objects=things)
-        if first == second:
+        if any(thing.shape in UNTILTED and thing.tilt for thing in things):
             continue
-        n = rng.randrange(6)
-        pair = (phrasings(first)[n], phrasings(second)[n])
+        pair = rng.choice(_wordings(first, second))
         if _bag(pair[0]) == _bag(pair[1]) and not {pair, pair[::-1]} & seen:
             seen.add(pair)
             pairs.append(pair)
@@ -923,7 +930,7 @@ def grey_backgrounds_only(count, seed):
 @wrong(check.swapped, "do not have the same words")
 def another_relation(count, seed):
     pairs = []
-    for one, _ in _pairs(count, seed, wordings=[0]):
+    for one, _ in _pairs(count, seed, one_wording=True):
         other = one.replace("left of", "right of").replace("above", "below")
         pairs.append((one, other))
     return pairs
@@ -937,8 +944,7 @@ def articles_not_counted(count, seed):
         a, b = first.objects
         if a.colour != b.colour and a.shape != b.shape:
             swapped = replace(a, colour=b.colour), replace(b, colour=a.colour)
-            n = rng.randrange(6)
-            pairs.append((phrasings(first)[n], phrasings(replace(first, objects=swapped))[n]))
+            pairs.append(_wordings(first, replace(first, objects=swapped))[0])
     return pairs
 
 
@@ -953,25 +959,27 @@ def open_sizes(count, seed):
     return [("a small red star above a red star", "a red star above a small red star"), *pairs]
 
 
+@wrong(check.swapped, "one image can show both captions")
+def open_tilts_and_shades(count, seed):
+    one, other = "a tilted red star", "a dark red star"
+    return [(f"{one} above {other}", f"{other} above {one}"), *_pairs(count - 1, seed)]
+
+
 @wrong(check.swapped, "a pair comes more than once")
 def drawn_with_repetition(count, seed):
     pairs = _pairs(count // 2 + 1, seed)
-    return (pairs + [pair[::-1] for pair in pairs])[:count]
+    return (pairs + pairs)[:count]
 
 
 @wrong(check.swapped, "in the other order are the same pair")
 def twice_in_the_other_order(count, seed):
-    """As good as all that is right, but for what it remembers."""
-    rng, seen = random.Random(seed), {}
-    while len(seen) < count:
-        ((one, other),) = _pairs(1, rng.random())
-        seen[one, other] = True
-    return list(seen)
+    pairs = _pairs(count // 2 + 1, seed)
+    return (pairs + [pair[::-1] for pair in pairs])[:count]
 
 
 @wrong(check.swapped, "worded alike")
 def one_wording(count, seed):
-    return _pairs(count, seed, wordings=[0])
+    return _pairs(count, seed, one_wording=True)
 
 
 @wrong(check.swapped, "attribute binding")

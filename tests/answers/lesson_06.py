@@ -576,6 +576,11 @@ def dynamic_again(x):
 
 
 @wrong(check.own_threshold, "the small values fade")
+def dynamic_with_a_small_percentile(x):
+    return dynamic_threshold(x, 0.8)
+
+
+@wrong(check.own_threshold, "the small values fade")
 def divided_by_the_largest_of_each(x):
     return x / largest(x)
 
