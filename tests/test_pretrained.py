@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from minimagen.generation import GenerationConfig, draw, load, load_imagen
 from minimagen.run_directory import PRETRAINED, TrainingDirectory
 from minimagen.text import load_text_encoder
 
+ROOT = Path(__file__).parent.parent
 SHAPES = PRETRAINED / "shapes"
 
 
@@ -83,3 +86,23 @@ def test_its_words_are_those_of_its_captions() -> None:
     flags = dict(line.removeprefix("--").lower().split("=", 1) for line in lines)
     data = make_dataset(flags["dataset"], 16, int(flags["num_images"]), int(flags["seed"]))
     assert directory.load_words() == {word for text in data.captions for word in words(text)}
+
+
+@pytest.mark.slow
+def test_a_model_is_measured_beside_its_baselines() -> None:
+    """A short run of tools/measure.py: the model beats the baselines; a wrong setting is named."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "tools" / "measure.py"), *arguments, "--number", "12"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+    done = run("baselines", "shapes")
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \([^|]*\| ([\d.]+) \(", done.stdout, re.M)
+    exact, coverage = ({name: float(row[i]) for name, *row in rows} for i in (0, 1))
+    assert len(rows) == 5 and max(exact, key=exact.__getitem__) == "the model"
+    assert min(coverage, key=coverage.__getitem__) == "the model"
+    for wrong in ("weight=2", "w=much", "aug=2"):
+        done = run("sampling", "shapes", wrong)
+        assert done.returncode == 2 and repr(wrong) in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr and not done.stdout

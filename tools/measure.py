@@ -6,9 +6,10 @@
 
 DIR is a training directory or the name of a shipped model. All captions have held-out combinations
 of colour and shape. ``baselines`` are one evaluation of each stage, an untrained model, shuffled
-captions, and the training pictures whose captions are nearest to the caption for T5. A setting of
-``sampling`` may have several parts: w, interval, sampler, steps of the base; up_sampler, up_steps,
-aug (the level of augmentation) of the second stage; for example "w=2 interval=0.3,1 aug=0".
+captions, and the pictures of the training's data set (its validation pictures too) whose captions
+are nearest to the caption for T5. A setting of ``sampling`` may have several parts: w, interval,
+sampler, steps of the base; up_sampler, up_steps, aug (the level of augmentation) of the second
+stage; for example "w=2 interval=0.3,1 aug=0".
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from minimagen.data.scenes import ShapesDataset
 from minimagen.data.shapes import WORLDS, World
 from minimagen.evaluation import ATTRIBUTES, Coverage, Fidelity, caption_coverage, caption_fidelity
 from minimagen.generation import draw, one_evaluation, open_model, untrained
-from minimagen.imagen import Imagen
+from minimagen.imagen import Imagen, StageConfig
 from minimagen.sharing import SEEDS
 from minimagen.training import TrainConfig
 
@@ -83,6 +84,8 @@ class Model:
         self.encoder = load_text_encoder(self.imagen.config.text_encoder)
         known = [field.name for field in dataclasses.fields(TrainConfig)]
         self.settings = open_model(directory).load_parameters(known).flags
+        if self.settings["dataset"] not in WORLDS:
+            raise ValueError(f"{directory} was not trained on a world of shapes")
         self.world: World = WORLDS[self.settings["dataset"]]
         self.number = number
         self.captions = ShapesDataset(self.world, number, 16, seed=99, held_out=True).captions
@@ -104,7 +107,7 @@ class Model:
         row(name, scores, self.number, caption_coverage(again, self.covered, self.world))
 
     def nearest(self) -> tuple[Tensor, Tensor]:
-        """The training pictures with the nearest captions: one of each, SEEDS of covered ones."""
+        """The data set's pictures with the nearest captions: one of each, SEEDS of covered ones."""
         side = self.imagen.config.stages[-1].side
         count, seed = int(self.settings["num_images"]), int(self.settings["seed"])
         data = ShapesDataset(self.world, count, side, seed=seed)
@@ -132,7 +135,7 @@ def baselines(model: Model) -> None:
     model.measure("the same images, captions shuffled", *shuffled)
     model.measure("one evaluation of each stage", *model.drawn(one_evaluation(model.imagen)))
     model.measure("untrained", *model.drawn(untrained(model.imagen)))
-    model.measure("nearest training picture", *model.nearest())
+    model.measure("nearest picture of the data set", *model.nearest())
 
 
 PARTS: dict[str, tuple[int, str, Any]] = {  # of a setting: stage, name, from text
@@ -146,17 +149,29 @@ PARTS: dict[str, tuple[int, str, Any]] = {  # of a setting: stage, name, from te
 }
 
 
+def changed_stages(stages: tuple[StageConfig, ...], text: str) -> tuple[StageConfig, ...]:
+    """The stages with the settings of a text such as "w=2 aug=0"."""
+    changed = list(stages)
+    for part in text.split():
+        name, _, value = part.partition("=")
+        if name not in PARTS:
+            raise ValueError(
+                f"{part!r} is no setting, it should be one of {', '.join(PARTS)}, and ="
+            )
+        stage, field, read = PARTS[name]
+        try:
+            changed[stage] = replace(changed[stage], **{field: read(value)})
+        except ValueError as error:
+            raise ValueError(f"{part!r}: {error}") from None
+    return tuple(changed)
+
+
 def sampling(model: Model, settings: list[str]) -> None:
-    """The model with each of the settings."""
+    """The model with each of the settings. Raises ValueError, before it draws, for a wrong one."""
+    changed = [changed_stages(model.imagen.config.stages, text) for text in settings]
     print(HEAD)
-    given = model.imagen.config.stages
-    for text in settings:
-        stages = list(given)
-        for part in text.split():
-            name, value = part.split("=")
-            stage, field, read = PARTS[name]
-            stages[stage] = replace(stages[stage], **{field: read(value)})
-        model.imagen.config = replace(model.imagen.config, stages=tuple(stages))
+    for text, stages in zip(settings, changed, strict=True):
+        model.imagen.config = replace(model.imagen.config, stages=stages)
         for one, config in zip(model.imagen.stages, stages, strict=True):
             one.config = config
         began = time.perf_counter()
@@ -174,12 +189,15 @@ def main() -> None:
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--number", type=int, default=200, help="of captions (200)")
     given = parser.parse_args()
-    if given.what == "true":
-        true_pictures(given.number)
-    elif given.what == "baselines":
-        baselines(Model(given.directory, given.number))
-    else:
-        sampling(Model(given.directory, given.number), given.settings)
+    try:
+        if given.what == "true":
+            true_pictures(given.number)
+        elif given.what == "baselines":
+            baselines(Model(given.directory, given.number))
+        else:
+            sampling(Model(given.directory, given.number), given.settings)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

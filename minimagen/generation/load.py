@@ -105,8 +105,7 @@ def one_evaluation(imagen: Imagen) -> Imagen:
     Each stage then draws what it expects from pure noise, which is the mean of all images that fit:
     a plain regression. What it can do does not need diffusion.
     """
-    stages = (replace(stage, steps=1, guidance_weight=1.0) for stage in imagen.config.stages)
-    config = replace(imagen.config, stages=tuple(stages))
+    config = with_sampling(imagen.config, guidance_weight=(1.0,), sampling_steps=(1,))
     with torch.random.fork_rng(devices=[]):  # the weights that it begins with are not used
         other = Imagen(config, [stage.unet.config for stage in imagen.stages])
     other.load_state_dict(imagen.state_dict())
